@@ -47,6 +47,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "logs",
         "Show the log of a guest, the voter or the supervisor.",
     ),
+    "trace": (
+        "deploy.commands.trace",
+        "trace",
+        "Follow one request from its client through each replica and back.",
+    ),
     "down": ("deploy.commands.down", "down", "Stop a node and everything that belongs to it."),
     "deploy": (
         "deploy.commands.deploy",

@@ -51,6 +51,7 @@ class _Asked(NamedTuple):
     read_only: bool
     call: Callable[[Result], object]
     once: Once | None
+    ids: tuple[str, ...]
     until: float
 
 
@@ -88,11 +89,12 @@ class AuthorizingRunner(Runner):
         read_only: bool,
         call: Callable[[Result], object],
         once: Once | None = None,
+        ids: tuple[str, ...] = (),
     ) -> int:
         """Ask F, then order the request; ``call`` gets the result, once.  Return the ticket."""
         ticket = self._own_ticket = self._own_ticket + 1
         until = asyncio.get_running_loop().time() + self.config.timing.function
-        asked = _Asked(request, caller, read_only, call, once, until)
+        asked = _Asked(request, caller, read_only, call, once, ids, until)
         if len(request) > LARGEST:
             self._pass(ticket, asked)  # the runner refuses it
         elif self._ending:
@@ -147,6 +149,7 @@ class AuthorizingRunner(Runner):
             asked.read_only,
             partial(self._answer, ticket, asked.call),
             asked.once,
+            asked.ids,
         )
         if ticket in self._passed:
             self._passed[ticket] = inner
@@ -160,7 +163,15 @@ class AuthorizingRunner(Runner):
             found = self.engine.dedup.lookup(asked.once, asked.caller, self.engine.log.time_ns)
             code = _BEFORE.get(found.finding, code)
         self.failures[code] = self.failures.get(code, 0) + 1
+        self._trace(ticket, asked, Fail(-ticket, code, f"the function F: {reason}"))
         self._call_back(asked.call, Fail(ticket, code, f"the function F: {reason}"))
+
+    def _trace(self, ticket: int, asked: _Asked, fail: Fail) -> None:
+        """Record a request that was never ordered (tickets below 0 are none of the runner's)."""
+        if asked.ids:
+            self.tracer.identify(-ticket, asked.ids)
+        since = asked.until - self.config.timing.function
+        self.tracer.failed(asyncio.get_running_loop().time(), since, fail)
 
     def _call_back(self, call: Callable[[Result], object], result: Result) -> None:
         try:
@@ -202,6 +213,7 @@ class AuthorizingRunner(Runner):
             self._pass(ticket, asked)
         else:
             self.counters["denied"] += 1
+            self._trace(ticket, asked, Fail(-ticket, "denied", "the function F denied it"))
             self._call_back(asked.call, Release(ticket, 0, REFUSAL, 0, ()))
 
     def lose(self, connection: _FunctionConnection | None, reason: str) -> None:

@@ -4,6 +4,7 @@
 GET /status                   everything, as JSON
 GET /events?since=ID          incidents with an id over ID (0: all that are kept), one JSON object a
                               line, then each new one as it comes; an empty line every 15 s
+GET /trace/ID                 what happened to a recent request (``voter.trace``), as JSON
 POST /drain                   take no new requests; answers once nobody waits for a result
 POST /stop                    end the voter as SIGTERM does: it first answers its open requests
 POST /replicas/NAME/admit     allow a replica to come back, and connect to it at once
@@ -35,8 +36,9 @@ from voter.frontend.connection import HttpConnection, HttpFrontEnd
 from voter.frontend.problem import problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
-from voter.runner import LATENCY_BOUNDS, Runner
+from voter.runner import Runner
 from voter.sockets import Trusted
+from voter.trace import LATENCY_BOUNDS, UnknownRequest
 
 if TYPE_CHECKING:
     from voter.access import Access
@@ -48,6 +50,9 @@ HEARTBEAT = 15.0
 """Seconds without an incident after which an event stream carries an empty line."""
 BODY_LIMIT = 64 << 10
 """Largest body of a request, in bytes; a larger one is answered 413."""
+
+_PARTS = {"replicas": 3, "trace": 2}
+"""Parts of a path that has more than one."""
 
 
 class _Expulsion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,11 +106,11 @@ class VoterControlServer(HttpFrontEnd):
         parts = path.split("/")[1:]
         allowed = {
             "status": "GET, HEAD", "events": "GET", "drain": "POST", "stop": "POST",
-            "replicas": "POST",
+            "replicas": "POST", "trace": "GET",
         }.get(parts[0])  # fmt: skip
         if path in self._reserved:
-            connection.answer(self._reserved.answer(method, path, query))
-        elif allowed is None or len(parts) != (3 if parts[0] == "replicas" else 1):
+            connection.answer(self._reserved.answer(request))
+        elif allowed is None or len(parts) != _PARTS.get(parts[0], 1):
             connection.answer(problem_of_status(404, f"{path}: no such path"))
         elif method not in allowed.split(", "):
             problem = problem_of_status(405, f"{path}: the methods are {allowed}")
@@ -121,6 +126,8 @@ class VoterControlServer(HttpFrontEnd):
                 "not_compiled_because": compiled.REASON,
             }
             connection.answer(_json(voter | describe(self._runner)))
+        elif parts[0] == "trace":
+            connection.answer(self._trace(parts[1]))
         elif parts[0] == "events":
             self._stream_events(connection, query)
         elif parts[0] == "stop":
@@ -130,6 +137,12 @@ class VoterControlServer(HttpFrontEnd):
             self._run(connection, self._drain(connection))
         else:
             connection.answer(self._change_replica(parts[1], parts[2], request.body))
+
+    def _trace(self, name: str) -> Reply:
+        try:
+            return _json(self._runner.trace(name))
+        except UnknownRequest as error:
+            return problem_of_status(404, str(error))
 
     def _run(self, connection: HttpConnection, work: Coroutine[None, None, None]) -> None:
         """Answer by a task, which ends with its connection."""
@@ -154,7 +167,7 @@ class VoterControlServer(HttpFrontEnd):
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT):
-                    incidents = await self._runner.incidents_after(after)
+                    incidents = await self._runner.incidents.after(after)
             except TimeoutError:
                 connection.write(b"\n")
                 continue

@@ -124,7 +124,8 @@ class ReplicaLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
         self._out: list[bytes] = []
-        self._held: list[bytes] = []  # orders that are sent with the next push or other frame
+        self.held: list[bytes] = []
+        """Orders that are sent with the next push or other frame."""
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
         self._reconnect = asyncio.Event()
@@ -228,7 +229,7 @@ class ReplicaLink(asyncio.Protocol):
         """Forget the connection, and report its loss if the engine knew it."""
         self._transport = None
         self._out.clear()
-        self._held.clear()
+        self.held.clear()
         self._end_transfers()
         was_up, epoch = self.up, self.epoch
         self.up, self.epoch = False, 0
@@ -243,9 +244,9 @@ class ReplicaLink(asyncio.Protocol):
         if self._transport is not None:
             if not self._out:
                 self._flush_soon(self)
-            if self._held:
-                self._out += self._held
-                self._held.clear()
+            if self.held:
+                self._out += self.held
+                self.held.clear()
             self._out.append(frame)
 
     def send_orders(self, orders: Orders, *, hold: bool = False) -> None:
@@ -258,11 +259,11 @@ class ReplicaLink(asyncio.Protocol):
         if not hold:
             self.send(frame)
         elif self._transport is not None:
-            self._held.append(frame)
+            self.held.append(frame)
 
     def push(self) -> None:
         """Send what is held."""
-        if self._held:
+        if self.held:
             self.send(b"")
 
     def flush(self) -> None:

@@ -36,13 +36,13 @@ from voter.core.replica import State
 from voter.core.resume import Past
 from voter.errors import JournalError
 from voter.identities import ReplicaIdentities
+from voter.incidents import IncidentLog
 from voter.journal import Journal
 from voter.link import ReplicaLink, encode_orders
+from voter.trace import LATENCY_BOUNDS, Trace, Tracer
 
-__all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "SessionResult", "Runner", "Result"]
+__all__ = ["Clock", "SessionResult", "Runner", "Result"]
 
-LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
-"""Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
 TIMER = 0.05
 """Seconds between checks of deadlines when no event arrives."""
 LARGEST = wire.MAX_PAYLOAD - len(wire.encode_order(0, bytes(8), bytes(8), b"", b""))
@@ -71,18 +71,6 @@ class Flushable(Protocol):
         """Write the collected bytes."""
 
 
-class Incident(NamedTuple):
-    """A change of a replica's state, as reported to operators and the supervisor."""
-
-    id: int
-    time: float  # wall clock, seconds since 1970
-    replica: str
-    before: str
-    after: str
-    reason: str
-    seq: int
-
-
 class _Waiting(NamedTuple):
     """A client that waits: its callback, since when and until when (steady seconds)."""
 
@@ -109,6 +97,7 @@ class Runner:
         self.policy: Policy = config.policy
         self.names: Sequence[str] = [replica.name for replica in config.replica]
         self._clock = clock
+        self.instance = f"{clock.wall_ns() // 1_000_000:x}"  # begins the ids it gives to requests
         self.journal: Journal | None = None
         self.reserved = asyncio.Event()
         """Set once sequence numbers are reserved durably, so that requests can be ordered."""
@@ -129,7 +118,7 @@ class Runner:
                 index,
                 parse_address(replica.link),
                 connector=connector,
-                deliver=self.receive,
+                deliver=self._deliver,
                 check=self._identities.check,
                 random64=random64,
                 flush_soon=self.flush_soon,
@@ -137,27 +126,26 @@ class Runner:
             )
             for index, replica in enumerate(config.replica)
         ]
-        self.counters = dict.fromkeys(
-            ("requests", "released", "masked", "dissents", "checkpoints", "voided", "clock_steps"),
-            0,
-        )
+        counted = "requests released masked dissents checkpoints voided clock_steps"
+        self.counters = dict.fromkeys(counted.split(), 0)
         self.failures: dict[str, int] = {}
+        self.tracer = Tracer(self.names, self.policy.need)
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
         self.latency_sum = 0.0
-        self.incidents: deque[Incident] = deque(maxlen=1000)
-        self._news = asyncio.Event()  # set at the next incident, and then replaced
+        self.incidents = IncidentLog()
         self._waiting: dict[int, _Waiting] = {}
         self._idle = asyncio.Event()
         self._ticket = 0
         self._collected: list[ev.Submit] = []  # requests of this turn that are not ordered yet
         self._to_flush: list[Flushable] = []
         self._flush_scheduled = False
+        self._sending = False  # orders are sent in this turn
         self._events: deque[Event] = deque()
         self._processing = False
+        self._now = 0.0  # the steady clock, as it was read last
         self._ticked = -inf
         self._push_at = inf  # engine time at which ``_push_held`` will be called
         self._push_timer: asyncio.TimerHandle | None = None
-        self._incident_id = 0
         self._process_events()
 
     # ------------------------------------------------------------- running
@@ -194,10 +182,10 @@ class Runner:
                 if waiting.until > now:
                     break
                 self._order_collected()
+                seq = self.engine.polls.find(ticket)
                 self.receive(ev.Cancel(ticket))
-                self._fail(
-                    Fail(ticket, Failure.TIMEOUT, "not settled in time; it may still be executed")
-                )
+                text = "not settled in time; it may still be executed"
+                self._fail(Fail(ticket, Failure.TIMEOUT, text, seq))
 
     # ------------------------------------------------------------ requests
 
@@ -208,10 +196,11 @@ class Runner:
         read_only: bool,
         call: Callable[[Result], object],
         once: Once | None = None,
+        ids: tuple[str, ...] = (),
     ) -> int:
         """Order a request at the end of this turn; ``call`` gets the result, once.
 
-        Return the ticket.
+        Return the ticket.  ``ids``: names by which the request can be traced.
 
         With ``once``, a retry of an ordered request is not ordered again: it gets the same answer.
         """
@@ -219,6 +208,8 @@ class Runner:
         ticket = self._ticket = self._ticket + 1
         self.counters["requests"] += 1
         self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
+        if ids:
+            self.tracer.identify(ticket, ids)
         if len(request) + len(caller) > LARGEST or len(caller) > LARGEST_CALLER:
             self._fail(Fail(ticket, Failure.TOO_LARGE, "the request does not fit into a frame"))
         else:
@@ -284,6 +275,12 @@ class Runner:
         self._events.append(event)
         self._process_events()
 
+    def _deliver(self, event: Event) -> None:
+        """Take what a replica or its link did; record when a replica answered."""
+        self.receive(event)
+        if isinstance(event, ev.Answered | ev.AnsweredAll):
+            self.tracer.answered(self._now, event, self.engine.polls.is_settled(event.seq))
+
     def _process_events(self) -> None:
         """Give the engine all events that wait, each with the current time before it."""
         if self._processing:
@@ -318,7 +315,7 @@ class Runner:
 
     def _tick(self) -> None:
         """Give the engine the time, if enough has passed since the last Tick."""
-        now = self._clock.steady()
+        now = self._now = self._clock.steady()
         if now - self._ticked >= TICK:
             self._ticked = now
             self._feed(ev.Tick(now, self._clock.wall_ns()))
@@ -329,32 +326,32 @@ class Runner:
 
     def _send(self, effect: ev.Send | ev.SendAll) -> None:
         records = effect.records if isinstance(effect, ev.SendAll) else [effect.record]
-        orders, later = encode_orders(records), effect.later
+        orders, later, replicas = encode_orders(records), effect.later, 0
         for index in effect.replicas:
             self.links[index].send_orders(orders, hold=index in later)
+            replicas |= 1 << index
+        self._sending = True
+        self.tracer.ordered(self._now, records, replicas, self.engine.journal.last_write)
 
     def _push(self, effect: ev.Push) -> None:
+        self._sending = True
         for index in effect.replicas:
             self.links[index].push()
 
-    def _release(self, effect: Release) -> None:
-        self._release_at(self._clock.steady(), effect)
-
-    def _release_all(self, effect: ev.ReleaseAll) -> None:
-        now = self._clock.steady()
-        for release in effect.releases:
-            self._release_at(now, release)
-
-    def _release_at(self, now: float, release: Release) -> None:
-        self.counters["released"] += 1
-        if release.dissent:
-            self.counters["masked"] += 1
-        waiting = self._remove_waiting(release.ticket)
-        if waiting is not None:
-            elapsed = now - waiting.since
-            self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
-            self.latency_sum += elapsed
-            self._call(waiting, release)
+    def _release(self, releases: list[Release]) -> None:
+        """Call back the clients that wait for replies that are released together."""
+        now = since = self._clock.steady()
+        for release in releases:
+            self.counters["released"] += 1
+            if release.dissent:
+                self.counters["masked"] += 1
+            waiting = self._remove_waiting(release.ticket)
+            if waiting is not None:
+                since = waiting.since
+                self.latency[bisect_left(LATENCY_BOUNDS, now - since)] += 1
+                self.latency_sum += now - since
+                self._call(waiting, release)
+        self.tracer.released(now, since, releases)
 
     def _append(self, effect: ev.Append) -> None:
         if self.journal is not None:
@@ -363,6 +360,8 @@ class Runner:
 
     def _fail(self, effect: Fail) -> None:
         self.failures[effect.failure] = self.failures.get(effect.failure, 0) + 1
+        since = getattr(self._waiting.get(effect.ticket), "since", self._now)
+        self.tracer.failed(self._now, since, effect)
         self._finish(effect)
 
     def _mark(self, effect: ev.Mark) -> None:
@@ -398,7 +397,7 @@ class Runner:
             self.journal.checkpoint(base, state)
 
     def _changed(self, effect: ev.Changed) -> None:
-        name = self.names[effect.replica]
+        self.tracer.changed(self._now, effect)
         if effect.reason == "dissent":
             self.counters["dissents"] += 1
             # An observer may dissent at each request: report the 1st, 2nd, 4th, 8th...
@@ -407,22 +406,18 @@ class Runner:
                 return
         if effect.after in (State.ACTIVE, State.OBSERVER):
             self.links[effect.replica].reset_backoff()
-        self._incident_id += 1
-        wall = self._clock.wall_ns() / 1e9
-        fields: dict[str, Any] = {"replica": name, "before": effect.before, "after": effect.after}
-        fields |= {"reason": effect.reason, "seq": effect.seq}
-        self.incidents.append(Incident(self._incident_id, wall, **fields))
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-        log.info("replica", **fields)
+        fields = {"replica": self.names[effect.replica], "before": effect.before}
+        fields |= {"after": effect.after, "reason": effect.reason}
+        self.incidents.add(self._clock.wall_ns() / 1e9, **fields, seq=effect.seq)
+        log.info("replica", **fields, seq=effect.seq)
 
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,
         ev.Send: _send,
         ev.SendAll: _send,
         ev.Push: _push,
-        ev.Release: _release,
-        ev.ReleaseAll: _release_all,
+        ev.Release: lambda runner, effect: runner._release([effect]),
+        ev.ReleaseAll: lambda runner, effect: runner._release(effect.releases),
         ev.SessionOpened: _finish,
         ev.Fail: _fail,
         ev.Mark: _mark,
@@ -445,6 +440,7 @@ class Runner:
 
     def synced(self, position: int) -> None:
         """Take the journal's report that it is durable up to a position."""
+        self.tracer.synced(self._clock.steady(), position)
         self.receive(ev.Synced(position))
         self.reserved.set()
 
@@ -470,20 +466,22 @@ class Runner:
                 self.journal.flush()
             except JournalError:
                 return  # the journal's ``run`` raises it too, which ends the voter
+        written = self._clock.steady() if self._sending else 0.0
         for sink in sinks:
             sink.flush()
+        if self._sending:
+            self._sending = False
+            clear = sum([1 << link.index for link in self.links if not link.held])
+            self.tracer.flushed(written, self._clock.steady(), self.engine.journal.position, clear)
 
-    async def incidents_after(self, since: int) -> list[Incident]:
-        """Wait until there are incidents with an id over ``since``; return those still kept.
+    def trace(self, name: str) -> Trace:
+        """Return what happened to a request with this id.  Raises UnknownRequest."""
+        seq, ticket = self.tracer.find(name, self.engine.dedup)
+        return self.tracer.trace(seq, ticket, *self.clocks())
 
-        Any number of listeners may wait.  Only the last 1000 are kept: a gap in the ids shows it.
-        """
-        while True:
-            news = self._news
-            found = [incident for incident in self.incidents if incident.id > since]
-            if found:
-                return found
-            await news.wait()
+    def clocks(self) -> tuple[float, float]:
+        """Return the times of the steady clock and of the wall clock, in seconds."""
+        return self._clock.steady(), self._clock.wall_ns() / 1e9
 
     def find(self, name: str) -> int:
         """Return the index of the replica called ``name``.  Raises ValueError."""

@@ -6,6 +6,8 @@ the process that connects is checked too (``voter.sockets.Trusted``): others get
     GET  /status
     GET  /events?lines=N             {"events": the last ones}; /logs/NAME: {"lines"} of a guest
     GET  /events?follow=1&since=ID   each event, /logs/NAME: {"line"}, as a line of JSON
+    GET  /metrics                    Prometheus' text format, or OpenMetrics
+    GET  /trace/ID                   what happened to a recent request
     POST /inject                     {"kind", "guest", "seconds": number or null}
     POST /heal                       {"guest"}
     POST /dashboard                  {"url": a link that logs a browser in, "seconds": its life}
@@ -32,8 +34,10 @@ from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
 from deploy.supervisor.active_faults import FaultRefused
+from deploy.supervisor.metrics import SupervisorMetrics
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
+from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from voter.commands.terminal import ExitCode
 from voter.sockets import Trusted, listen_unix, peer_of
 
@@ -63,12 +67,16 @@ class SupervisorControlServer:
 
     def __init__(self, supervisor: Supervisor, dashboard: Dashboard | None = None) -> None:
         self._supervisor = supervisor
+        self._voter = VoterControl(supervisor.layout.voter_control)
+        self._metrics = SupervisorMetrics(supervisor.layout.directory)
         self._dashboard = dashboard
         self._trusted: Trusted | None = None  # once it listens
         app = web.Application(middlewares=[self._check_peer, _errors])
         app.router.add_get("/status", self._status)
         app.router.add_get("/events", self._events)
         app.router.add_get("/logs/{name}", self._logs)
+        app.router.add_get("/metrics", self._measure)
+        app.router.add_get("/trace/{name}", self._trace)
         app.router.add_post("/inject", self._inject)
         app.router.add_post("/heal", self._heal)
         app.router.add_post("/dashboard", self._link)
@@ -91,6 +99,7 @@ class SupervisorControlServer:
     async def stop(self) -> None:
         """Stop serving and remove the socket."""
         await self._runner.cleanup()
+        await self._voter.close()
         path = self._supervisor.layout.supervisor_socket
         self._supervisor.storage.write(path.name, lambda: path.unlink(missing_ok=True))
 
@@ -122,6 +131,21 @@ class SupervisorControlServer:
         if "follow" in request.query:
             return await _send_lines(request, _follow(guest.console))
         return web.json_response({"lines": guest.tail(_lines(request))})
+
+    async def _measure(self, request: web.Request) -> web.StreamResponse:
+        accept = ",".join(request.headers.getall("Accept", []))
+        status = await self._supervisor.status()
+        body, kind = self._metrics.render(status, accept.encode(errors="replace"))
+        return web.Response(body=body, headers={"Content-Type": kind, "Vary": "Accept"})
+
+    async def _trace(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return web.json_response(await self._voter.trace(request.match_info["name"]))
+        except VoterRefused as error:
+            return _problem(404, error.detail, "", ExitCode.FAILED)
+        except VoterUnreachable as error:
+            remedy = "`trivisor status` shows when it answers again; ask again then"
+            return _problem(503, error.problem, remedy, ExitCode.NOT_UP)
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Inject)

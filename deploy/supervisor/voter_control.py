@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -22,7 +23,11 @@ class VoterUnreachable(DeployError):
 
 
 class VoterRefused(VoterUnreachable):
-    """The voter answered with an error."""
+    """The voter answered with an error; ``detail`` is its reason."""
+
+    def __init__(self, method: str, path: str, detail: str) -> None:
+        super().__init__(f"the voter rejected {method} {path}: {detail}")
+        self.detail = detail
 
 
 class VoterControl:
@@ -41,6 +46,10 @@ class VoterControl:
     async def status(self) -> dict[str, Any]:
         """Return the voter's status.  Raises VoterUnreachable."""
         return await self._call("GET", "/status")
+
+    async def trace(self, name: str) -> dict[str, Any]:
+        """Return what happened to a request.  Raises VoterUnreachable; VoterRefused: unknown."""
+        return await self._call("GET", f"/trace/{quote(name, safe=':+=@~')}")
 
     async def admit(self, name: str) -> None:
         """Admit a replica that was restored.  Raises VoterUnreachable."""
@@ -81,9 +90,10 @@ class VoterControl:
         try:
             async with self._client.request(method, f"http://voter{path}", json=body) as answer:
                 text = await answer.text()
-                if answer.status >= 400:
-                    raise VoterRefused(f"the voter rejected {method} {path}: {text[:300]}")
                 value = json.loads(text) if text.strip() else {}
+                if answer.status >= 400:
+                    detail = str(value.get("detail", "")) if isinstance(value, dict) else ""
+                    raise VoterRefused(method, path, detail or text[:300])
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise VoterUnreachable(
                 f"the voter does not answer {method} {path}: {str(error) or type(error).__name__}"

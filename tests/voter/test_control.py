@@ -87,7 +87,7 @@ async def test_expel_and_admit(nodes: Nodes) -> None:
 
 async def test_events_start_after_the_given_id_and_continue(nodes: Nodes) -> None:
     node = await nodes.make()
-    last = node.runner.incidents[-1].id
+    last = node.runner.incidents.kept[-1].id
     async with (
         await HttpClient.open_unix(node.control_path) as first,
         await HttpClient.open_unix(node.control_path) as second,

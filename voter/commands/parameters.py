@@ -35,6 +35,7 @@ __all__ = [
     "Method",
     "NativeAddress",
     "Number",
+    "RequestId",
     "SchedulerAddress",
     "Target",
     "Text",
@@ -229,6 +230,21 @@ class GuestName(Text):
         """Return the name."""
         if not re.fullmatch(r"g[1-9][0-9]?", text):
             raise ValueError(f"{text!r} is not a guest's name: write g1, g2, ...")
+        return text
+
+
+class RequestId(Text):
+    """A sequence number, or another id of a request."""
+
+    name = "ID"
+
+    def read(self, text: str) -> str:
+        """Return the id."""
+        if not re.fullmatch(r"[A-Za-z0-9._~:+=@-]{1,128}", text):
+            raise ValueError(
+                f"{text[:200]!r} is not the id of a request: give the number after seq= in"
+                " Trivisor-Vote, or an X-Request-Id (1 to 128 of A-Z a-z 0-9 . _ ~ : + = @ -)"
+            )
         return text
 
 

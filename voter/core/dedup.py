@@ -180,6 +180,12 @@ class DedupTable:
         wait = (oldest_ns + self._retention_ns - now_ns) / SECOND
         return Found(Finding.CROWDED, detail, wait=wait) if detail else NEW
 
+    def find(self, session: bytes, number: int) -> int | None:
+        """Return the sequence number of a session's request, or None if it is not kept."""
+        scope = self._sessions.get(session_scope(session))
+        kept = scope and scope.kept.get(number.to_bytes(8))
+        return kept.seq if kept else None
+
     def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
         """Record a request that was ordered at ``seq``, at the agreed time ``time_ns``."""
         time_ns -= self._stepped_ns

@@ -82,6 +82,20 @@ class Polls:
             if poll.seq >= seq:
                 poll.needed_position = position
 
+    def is_settled(self, seq: int) -> bool:
+        """Whether the vote on a request, or on the batch that begins with it, is over."""
+        poll = self.open.get(seq) or self.batches.get(seq)
+        return poll is None or poll.winner is not None
+
+    def find(self, ticket: int) -> int:
+        """Return the sequence number of the request that a client waits for; 0: there is none."""
+        if (poll := self.tickets.get(ticket)) is not None:
+            return poll.seq
+        for batch in self.batches.values():
+            if ticket in batch.tickets:
+                return batch.records[batch.tickets.index(ticket)].seq
+        return 0
+
     def first_unsettled(self) -> float:
         """Return the first write whose vote is not won (infinite if there is none).
 

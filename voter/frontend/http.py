@@ -20,6 +20,7 @@ from voter.frontend.idempotency import REPLAYED, find_key, once_of
 from voter.frontend.problem import problem_of_failure, problem_of_status
 from voter.frontend.proxying import canonical_request, vote_header
 from voter.frontend.request import HttpRequest
+from voter.frontend.request_id import HEADER, find_ids
 from voter.frontend.reserved import Reserved
 from voter.native_protocol import READ_ONLY_METHODS
 from voter.runner import Result, Runner
@@ -45,12 +46,13 @@ class HttpServer(HttpFrontEnd):
         super().__init__(config.timing, config.max_body, access, config.clients.connections)
         self._runner = runner
         self._reserved = Reserved(runner)
+        self._count = 0  # requests without an id of their client's
 
     def handle(self, connection: HttpConnection, request: HttpRequest) -> None:
         """Answer a request: at once if its path is the voter's own, else by the vote."""
         method, target, caller, once = request.method, request.target, connection.caller, None
-        path, _, query = target.partition("?")
-        if connection.access is not None and (query or path not in OPEN_PATHS):
+        path = target.partition("?")[0]
+        if connection.access is not None and target not in OPEN_PATHS:
             from voter.access import token_in  # noqa: PLC0415 - loaded only with tokens
 
             known = connection.access.caller_of(token_in(request.headers))
@@ -61,7 +63,7 @@ class HttpServer(HttpFrontEnd):
             kept = [header for header in request.headers if header[0] != b"authorization"]
             request = request._replace(headers=kept)  # a guest must not get a client's token
         if path in self._reserved:
-            connection.answer(self._reserved.answer(method, path, query))
+            connection.answer(self._reserved.answer(request))
             return
         read_only = method in READ_ONLY_METHODS
         if not read_only:
@@ -73,23 +75,28 @@ class HttpServer(HttpFrontEnd):
             if key is not None:
                 once = once_of(key, caller, request)
         data = canonical_request(method, target, request.headers, request.authority, request.body)
+        ids = find_ids(request.headers)
+        if not ids:
+            self._count += 1
+            ids = (f"{self._runner.instance}-{self._count:x}",)
         # In the next turn of the loop, so that orders to replicas are not delayed by responses.
         loop = asyncio.get_running_loop()
         ticket = self._runner.submit(
             data,
             caller,
             read_only,
-            lambda result: loop.call_soon(self._respond, connection, result),
+            lambda result: loop.call_soon(self._respond, connection, (HEADER, ids[0]), result),
             once,
+            ids,
         )
         connection.on_lost = partial(self._runner.cancel, ticket)
 
-    def _respond(self, connection: HttpConnection, result: Result) -> None:
-        """Send the response for a result."""
+    def _respond(self, connection: HttpConnection, name: tuple[str, str], result: Result) -> None:
+        """Send the response for a result, with the header that names the request."""
         if not isinstance(result, Release):
-            connection.answer(problem_of_failure(result))
+            connection.answer(problem_of_failure(result), name)
             return
-        extra = [vote_header(result, self._runner.policy.of, self._runner.names)]
+        extra = [vote_header(result, self._runner.policy.of, self._runner.names), name]
         if result.replayed:
             extra.append(REPLAYED)
         try:

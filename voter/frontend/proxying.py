@@ -25,7 +25,7 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 """Headers of one hop; Connection may name others."""
 _REMOVED = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
-_OURS = HOP_BY_HOP | {"content-length", "idempotency-replayed", "trivisor-vote"}
+_OURS = HOP_BY_HOP | {"content-length", "idempotency-replayed", "trivisor-vote", "x-request-id"}
 """Headers of a reply that the front end sets, whatever the service sends."""
 _NO_LENGTH = frozenset({204, 304})
 _NO_BODY = _NO_LENGTH | {205}

@@ -4,7 +4,7 @@
 /livez   200 while the voter's event loop runs
 /readyz  200 if requests are taken (``ready`` or ``degraded``), else 503; the body is the state;
          with ``?verbose`` it is JSON that also holds each replica's state
-/metrics Prometheus' text format
+/metrics Prometheus' text format, or OpenMetrics 1.0 if the client's Accept asks for it
 ======== =========================================================================================
 """
 
@@ -14,7 +14,8 @@ import msgspec
 
 from guests.protocol.message import Reply
 from voter.frontend.problem import RETRY_AFTER, problem_of_status
-from voter.metrics import CONTENT_TYPE, Metrics
+from voter.frontend.request import HttpRequest
+from voter.metrics import Metrics
 from voter.runner import Runner
 
 __all__ = ["Reserved"]
@@ -35,22 +36,24 @@ class Reserved:
         """Return whether the voter answers this path itself."""
         return path in self._answers
 
-    def answer(self, method: str, path: str, query: str) -> Reply:
+    def answer(self, request: HttpRequest) -> Reply:
         """Return the reply to a request for a path that is contained here."""
-        if method not in ("GET", "HEAD"):
+        path = request.target.partition("?")[0]
+        if request.method not in ("GET", "HEAD"):
             reply = problem_of_status(405, f"{path} is the voter's own: GET and HEAD only")
             return Reply(405, reply.body, [*reply.headers, ("allow", "GET, HEAD")])
-        return self._answers[path](query)
+        return self._answers[path](request)
 
-    def _live(self, query: str) -> Reply:
+    def _live(self, request: HttpRequest) -> Reply:
         return Reply(200, "live\n", (_TEXT, _UNCACHED))
 
-    def _ready(self, query: str) -> Reply:
+    def _ready(self, request: HttpRequest) -> Reply:
         engine = self._runner.engine
         status = engine.status
         takes = status in ("ready", "degraded")
         headers: tuple[tuple[str, str], ...] = (_TEXT, _UNCACHED)
         body = f"{status}\n".encode()
+        query = request.target.partition("?")[2]
         if any(part.partition("=")[0] == "verbose" for part in query.split("&")):
             headers = (("content-type", "application/json"), _UNCACHED)
             replicas = {replica.name: str(replica.state) for replica in engine.members}
@@ -65,5 +68,7 @@ class Reserved:
             headers = (*headers, ("retry-after", str(RETRY_AFTER)))
         return Reply(200 if takes else 503, body, headers)
 
-    def _measure(self, query: str) -> Reply:
-        return Reply(200, self._metrics.render(), (("content-type", CONTENT_TYPE), _UNCACHED))
+    def _measure(self, request: HttpRequest) -> Reply:
+        accept = b",".join(value for name, value in request.headers if name == b"accept")
+        body, kind = self._metrics.render(accept)
+        return Reply(200, body, (("content-type", kind), ("vary", "accept"), _UNCACHED))
