@@ -62,12 +62,12 @@ NUMBERS_SIZE = _NUMBERS.size
 class OpenedPayload(msgspec.Struct, frozen=True, kw_only=True):
     """What a native client learns at the start (payload of OPENED, as JSON)."""
 
-    protocol: int
-    vote: str
-    replicas: list[str]
-    max_request: int  # bytes
-    max_in_flight: int  # requests
-    session_window: int = 1024  # unacknowledged requests of a session
+    protocol: int  # version of the protocol
+    vote: str  # the policy, as "2/3"
+    replicas: list[str]  # their names, in the order of their bits in `dissent`
+    max_request: int  # bytes of a request
+    max_in_flight: int  # requests of one connection under way
+    session_window: int = 1024  # requests of a session that the client has not acknowledged
 
 
 class Vote(NamedTuple):

@@ -22,7 +22,14 @@ from deploy.node.records import Layout, NodeRecord, Settings
 from voter.commands.parameters import existing_file
 from voter.commands.terminal import CommandError, ExitCode, quiet_logs
 
-__all__ = ["HTTP_UNIT", "listening", "prepare", "read_settings", "write_voter_config"]
+__all__ = [
+    "HTTP_UNIT",
+    "listening",
+    "node_options",
+    "prepare",
+    "read_settings",
+    "write_voter_config",
+]
 
 _NOT_KEYS = frozenset({"dir", "fresh", "yes", "json", "help"})
 """Options of `up` that are for a person at a terminal, or that the unit gives."""
@@ -78,6 +85,12 @@ def listening() -> list[str]:
     return [line.rpartition(" ")[0] for line in done.stdout.splitlines() if line.strip()]
 
 
+def node_options() -> dict[str, click.Option]:
+    """Return the options of `up` that are keys of the options file, by name."""
+    options = {each.opts[0][2:]: each for each in up.params if isinstance(each, click.Option)}
+    return {name: option for name, option in options.items() if name not in _NOT_KEYS}
+
+
 def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
     """Return the settings that a file gives, and whether it accepts another service's journal.
 
@@ -89,8 +102,7 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         data = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CommandError(f"{path}: {error}", code=ExitCode.USAGE) from error
-    options = {each.opts[0][2:]: each for each in up.params if isinstance(each, click.Option)}
-    known = {name: option for name, option in options.items() if name not in _NOT_KEYS}
+    known = node_options()
 
     def wrong(key: str, problem: str, remedy: str = "") -> CommandError:
         lines = enumerate(text.splitlines(), 1)

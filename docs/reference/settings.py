@@ -13,6 +13,7 @@ import io
 import json
 import tokenize
 
+import msgspec
 import msgspec.inspect as types
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -21,9 +22,12 @@ from sphinx.util.docutils import SphinxDirective
 __all__ = ["Settings", "comments", "default_of", "kind_of", "setup"]
 
 KINDS: dict[type[types.Type], str] = {
-    types.StrType: "string", types.IntType: "integer", types.FloatType: "number",
-    types.StructType: "table", types.ListType: "array of tables",
+    types.BoolType: "boolean", types.DictType: "table", types.FloatType: "number",
+    types.IntType: "integer", types.ListType: "array", types.StrType: "string",
+    types.StructType: "table", types.TupleType: "array", types.VarTupleType: "array",
 }  # fmt: skip
+NOTHING: tuple[object, ...] = (None, {}, (), msgspec.NODEFAULT)
+"""Defaults that say no more than that a key may be left out."""
 
 
 def comments(kind: type) -> dict[str, str]:
@@ -49,6 +53,8 @@ def kind_of(of: types.Type) -> str:
     if isinstance(of, types.LiteralType):
         return ", ".join(json.dumps(value) for value in of.values)
     words = KINDS[type(of)]
+    if isinstance(of, types.ListType | types.VarTupleType):
+        words += f" of {KINDS[type(of.item_type)]}s"
     if isinstance(of, types.IntType | types.FloatType):
         if of.gt is not None:
             words += f", more than {of.gt:,}"
@@ -63,7 +69,9 @@ def default_of(field: types.Field) -> str:
     """Return a key's default as TOML writes it; sizes of whole MiB also in MiB."""
     if field.required:
         return "required"
-    if field.default is None or isinstance(field.type, types.StructType):
+    if field.default in (None, {}, (), msgspec.NODEFAULT) or isinstance(
+        field.type, types.StructType
+    ):
         return ""
     written = f"`{json.dumps(field.default)}`"
     size = field.default if isinstance(field.default, int) else 0

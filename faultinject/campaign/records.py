@@ -151,24 +151,18 @@ class MissionRow(_Data, frozen=True, kw_only=True):
 
 
 class NodeSpec(_Data, frozen=True, kw_only=True):
-    """The node that missions need.
+    """The node that missions need."""
 
-    ``vote``: the policy, as "2/3".  ``memory``: MiB of a guest.  ``deadline``: seconds for the
-    result of a request.  ``hang``: the voter's ``limits.hang``.  ``ssh``: faults inside the guest
-    need a shell.  ``keys``, ``size``: keys of the workload, and bytes of a stored value.  ``mix``:
-    kinds of requests with weights; empty: the workload's default.  ``function``: where requests are
-    authenticated: nowhere, in each guest (C1 of the paper's Figure 5), or on the host (C2).
-    """
-
-    service: str = "kv"
-    function: Literal["none", "guest", "host"] = "none"
-    vote: str = "2/3"
-    guests: Annotated[int, msgspec.Meta(ge=1, le=64)] = 3
-    memory: int = 128
-    accel: Literal["auto", "kvm", "tcg"] = "auto"
-    deadline: Annotated[float, msgspec.Meta(le=3600)] = 6.0
-    hang: float = 4.0
-    ssh: bool = False
-    keys: int = 6
-    size: int = 64
-    mix: dict[str, float] = {}
+    service: str = "kv"  # kv, static, poisoned, or a Python file next to the campaign file
+    function: Literal["none", "guest", "host"] = "none"  # where requests are authenticated: C1 of
+    # the paper's Figure 5 is "guest", C2 is "host"
+    vote: str = "2/3"  # the policy
+    guests: Annotated[int, msgspec.Meta(ge=1, le=64)] = 3  # as many as the policy counts
+    memory: int = 128  # MiB of a guest
+    accel: Literal["auto", "kvm", "tcg"] = "auto"  # accelerator of the guests
+    deadline: Annotated[float, msgspec.Meta(le=3600)] = 6.0  # seconds for the result of a request
+    hang: float = 4.0  # seconds without a sign of life after which a guest is lost
+    ssh: bool = False  # a shell in the guests, which some faults need
+    keys: int = 6  # keys of the workload
+    size: int = 64  # bytes of a stored value
+    mix: dict[str, float] = {}  # set by the workload; not to be given here

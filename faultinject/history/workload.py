@@ -21,7 +21,7 @@ from voter.client.errors import NotExecuted, RequestError
 
 __all__ = [
     "KEY", "KV_MIX", "STATIC_MIX", "WorkloadCall", "CallOutcome", "CheckedHistory", "check",
-    "mixed_calls",
+    "mixed_calls", "own_calls",
     "run_calls", "signed_calls", "static_calls",
 ]  # fmt: skip
 
@@ -141,6 +141,15 @@ def static_calls(seed: int, *, mix: Mapping[str, float] | None = None) -> Iterat
             yield _call("head", "HEAD", target)
         else:
             yield _call("range", "GET", target, range=f"bytes={random.randrange(40)}-")
+
+
+def own_calls(seed: int, requests: Sequence[bytes]) -> Iterator[WorkloadCall]:
+    """Yield an endless mix of these requests (canonical bytes), the same for the same seed."""
+    random = Random(seed)
+    while True:
+        request = random.choice(requests)
+        method = request.partition(b" ")[0].decode()
+        yield WorkloadCall(method.lower(), request, method in READ_ONLY_METHODS)
 
 
 def signed_calls(calls: Sequence[WorkloadCall], seed: int, key: bytes = KEY) -> list[WorkloadCall]:

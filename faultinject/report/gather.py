@@ -183,7 +183,7 @@ def _run(source: Source, observed: Observations) -> RunDetails:
     ends = [began + sum(parts) for _, began, parts in observed.times]
     ends += [each.ended for each in meta.runs if each.ended]
     return RunDetails(
-        service=store.spec.station.service,
+        service=Path(store.spec.station.service).name,
         requests=store.spec.workload.length,
         workers=max((each.workers for each in meta.runs), default=0),
         began=min(began),

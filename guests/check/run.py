@@ -32,7 +32,7 @@ from guests.answer import answer
 from guests.protocol.message import MessageError, encode_request
 from guests.service import Context, Service, ServiceError, load, state_digest
 
-__all__ = ["FakeClock", "main", "replace_clock", "replace_randomness"]
+__all__ = ["FakeClock", "main", "own_requests", "replace_clock", "replace_randomness"]
 
 Job = dict[str, Any]
 
@@ -184,19 +184,27 @@ def _snapshot(service: Service, n: int, job: Job) -> dict[str, str]:
     return {"state": state.decode("latin-1")}
 
 
-def describe(service_class: type[Service]) -> dict[str, Any]:
-    """Return the service's name, its CHECK_REQUESTS as canonical bytes, and paths in its source."""
-    module = sys.modules[service_class.__module__]
-    own: list[str] = []
-    for entry in getattr(module, "CHECK_REQUESTS", ()):
+def own_requests(service_class: type[Service]) -> list[bytes]:
+    """Return the CHECK_REQUESTS of a service's module, as canonical bytes.
+
+    Raises ServiceError that names a wrong entry.
+    """
+    own: list[bytes] = []
+    for entry in getattr(sys.modules[service_class.__module__], "CHECK_REQUESTS", ()):
         try:
             method, target, body, *rest = entry
-            headers = dict(*rest).items()
-            own.append(encode_request(method, target, headers, body).decode("latin-1"))
+            own.append(encode_request(method, target, dict(*rest).items(), body))
         except (MessageError, TypeError, ValueError, AttributeError) as error:
             form = "(method, target, body) or (method, target, body, headers)"
             raise ServiceError(f"CHECK_REQUESTS: {entry!r} is not {form}: {error}") from error
-    return {"name": service_class.name, "requests": own, "paths": _find_paths(module.__file__)}
+    return own
+
+
+def describe(service_class: type[Service]) -> dict[str, Any]:
+    """Return the service's name, its CHECK_REQUESTS as canonical bytes, and paths in its source."""
+    own = [request.decode("latin-1") for request in own_requests(service_class)]
+    paths = _find_paths(sys.modules[service_class.__module__].__file__)
+    return {"name": service_class.name, "requests": own, "paths": paths}
 
 
 def _find_paths(file: str | None) -> list[str]:

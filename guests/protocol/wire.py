@@ -46,8 +46,8 @@ FALSE_STARTS: Final = 4096
 rest.
 """
 
-FLAG_READ_ONLY: Final = 0x01
-FLAG_LAST: Final = 0x04
+FLAG_READ_ONLY: Final = 0x01  # an ORDER or REQUEST that changes nothing: it is not journaled
+FLAG_LAST: Final = 0x04  # the last STATE of a state
 FLAG_VOID: Final = 0x08  # an ORDER to skip: its request killed or hung too many replicas
 FLAG_ONCE: Final = 0x10  # a REQUEST of the session: its payload begins with number and done
 
@@ -78,7 +78,7 @@ class FrameKind:
     HELLO: Final = 1  # opens an epoch; payload: protocol version, index of this replica
     ORDER: Final = 2  # one ordered request; seq = its number
     MARKER: Final = 3  # checkpoint marker; payload: index of the replica that keeps it
-    PING: Final = 4
+    PING: Final = 4  # asks for a sign of life
     RESTORE: Final = 5  # begins a state; seq = its marker, payload: CheckpointPayload
     STATE: Final = 6  # a piece of a state, in either direction; FLAG_LAST on the last one
     FETCH: Final = 7  # requests a piece of the kept state; seq = marker, payload: offset
@@ -88,14 +88,14 @@ class FrameKind:
     WELCOME: Final = 17  # answer to HELLO; payload: Welcome
     REPLY: Final = 18  # seq = the request's number, payload: the service's reply bytes
     DIGEST: Final = 19  # seq = the marker's number, payload: digest of the state
-    PONG: Final = 20
+    PONG: Final = 20  # answer to PING
     RESTORED: Final = 21  # seq = marker, payload: digest of the restored state
     REFUSED: Final = 22  # cannot apply seq here; payload: reason (text)
     REPLIES: Final = 23  # replies to consecutive requests of one ORDERS; seq = the first's
     # native clients
     OPEN: Final = 32  # client to voter; payload: protocol version (2 bytes)
-    OPENED: Final = 33
-    REQUEST: Final = 34  # seq = the client's number
+    OPENED: Final = 33  # voter to client; payload: voter.native_protocol.OpenedPayload as JSON
+    REQUEST: Final = 34  # seq = the client's number; payload: numbers if FLAG_ONCE, a request
     RESPONSE: Final = 35  # seq = the client's number; payload: result of the vote, reply bytes
     FAILURE: Final = 36  # seq = the client's number; payload: error code and text
     SESSION: Final = 37  # client: session to continue, or empty: a new one; voter: its name

@@ -24,7 +24,7 @@ PATH = re.compile(
     r"[\w./-]*\w\.(?:py|md|toml|json|txt|svg|j2))\b"
 )
 CLASS = re.compile(r"``([a-z_]\w*(?:\.[a-z_]\w*)*)\.([A-Z][a-z]\w+)(?:\.\w+)?``")
-NAME = re.compile(r"^(?:faultinject|deploy|voter|guests)(?:\.(?!json\b|py\b)\w+)+$")
+NAME = re.compile(r"^(?:faultinject|deploy|voter|guests)(?:\.(?!json\b|py\b|toml\b)\w+)+$")
 OPTION = re.compile(r"^(-{1,2}[A-Za-z][\w-]*)(?:=.*)?$")
 ENDS = frozenset({"|", "||", "&&", ";", "&", ">", ">>", "<", "#"})
 TOP = frozenset({"docs", "deploy", "examples", "faultinject", "guests", "locks", "tests", "voter"})

@@ -15,11 +15,11 @@ urn:trivisor:bad-request            400     not HTTP, or HTTP that can be read i
 urn:trivisor:unauthorized           401     no token, or not a valid one
 urn:trivisor:forbidden              403     (control socket) not a user who may use it
 urn:trivisor:slow-request           408     request line, headers or body came too late
-urn:trivisor:target-too-long        414
-urn:trivisor:expectation            417
-urn:trivisor:headers-too-large      431
-urn:trivisor:not-implemented        501
-urn:trivisor:version                505
+urn:trivisor:target-too-long        414     the request target is too long
+urn:trivisor:expectation            417     an Expect other than 100-continue
+urn:trivisor:headers-too-large      431     the headers are over the limit
+urn:trivisor:not-implemented        501     CONNECT: the voter makes no tunnels
+urn:trivisor:version                505     not HTTP/1.0 or HTTP/1.1
 urn:trivisor:not-found              404     (control socket) no such path or replica
 urn:trivisor:method                 405     not a method of this reserved path
 =================================== ======= ======================================================

@@ -15,12 +15,22 @@ from typing import NamedTuple, Protocol
 
 from faultinject.campaign.assessment import NO_RESULT
 from faultinject.campaign.mission.direct import DirectLink, LinkBroken
+from faultinject.campaign.planning.spec import is_file
 from faultinject.campaign.records import MissionPlan, NodeSpec, RequestResult
 from faultinject.faults import Injection
 from faultinject.history.oracle import SequentialOracle
-from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_calls, static_calls
+from faultinject.history.workload import (
+    KEY,
+    WorkloadCall,
+    mixed_calls,
+    own_calls,
+    signed_calls,
+    static_calls,
+)
+from guests.check.run import own_requests
 from guests.function import sign
 from guests.protocol.message import Reply, encode_request
+from guests.service import load
 from voter.client import READ_ONLY_METHODS, Client
 from voter.client.errors import NotExecuted, RequestError
 
@@ -103,6 +113,8 @@ def workload(plan: MissionPlan, spec: NodeSpec) -> list[WorkloadCall]:
     """Return the mission's requests; if requests must be signed, also one without a signature."""
     if spec.service == "static":
         calls = list(islice(static_calls(plan.seed, mix=spec.mix), plan.length))
+    elif is_file(spec.service) and (requests := own_requests(load(spec.service))):
+        calls = list(islice(own_calls(plan.seed, requests), plan.length))
     else:
         mixed = mixed_calls(plan.seed, keys=spec.keys, size=spec.size, mix=spec.mix)
         calls = list(islice(mixed, plan.length))

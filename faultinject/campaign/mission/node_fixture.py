@@ -35,6 +35,7 @@ from deploy.machine.ssh import GuestShell, free_ports, make_keys
 from deploy.node.records import cache_directory
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.voters import MissionVoter, Voters
+from faultinject.campaign.planning.spec import is_file
 from faultinject.campaign.records import NodeSpec
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
@@ -260,7 +261,7 @@ class NodeFixture(Site):
 
 def _overlay(spec: NodeSpec) -> Overlay:
     path = Path(poisoned.__file__) if spec.service == "poisoned" else None
-    if spec.service.endswith(".py"):
+    if is_file(spec.service):
         path = Path(spec.service)
     inside = spec.function == "guest"
     return Overlay(

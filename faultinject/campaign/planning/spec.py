@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -26,6 +27,7 @@ __all__ = [
     "Spec",
     "StratumSpec",
     "Workload",
+    "is_file",
 ]
 
 FORCED: frozenset[Question] = frozenset({"inequality4", "designs"})
@@ -41,71 +43,57 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Workload(_Section, frozen=True, kw_only=True):
-    """The requests of a mission.
+    """The requests of a mission."""
 
-    ``length``: how many.  ``seed``: None: each mission draws its own requests from the campaign's
-    seed; else all missions make the same requests.  ``mix``: kinds of requests with weights; empty:
-    ``KV_MIX`` or ``STATIC_MIX`` of ``faultinject.history.workload``.
-    """
-
-    length: int = 20
-    seed: int | None = None
-    mix: dict[str, float] = {}
+    length: int = 20  # requests of a mission, 1 to 256
+    seed: int | None = None  # all missions make the requests that follow from it; without it each
+    # mission draws its own from the campaign's seed
+    mix: dict[str, float] = {}  # kinds of requests with weights, for the shipped services; without
+    # it KV_MIX or STATIC_MIX of faultinject/history/workload.py
 
 
 class StratumSpec(_Section, frozen=True, kw_only=True):
-    """Missions in which ``guests_hit`` guests are hit.
+    """Missions in which the same number of guests are hit.  Give ``missions`` or ``bound``."""
 
-    ``missions``: how many.  Or ``bound``: as many as it takes for an interval no wider than this if
-    all missions end alike.  ``repair``: None: as the whole campaign.  ``vote``: None: the node's
-    policy; else another one, as "1/4", over the first of the node's guests.  ``function_hit``:
-    further guests whose function f is hit.  ``host_function_hit``: F, the function on the host, is.
-    """
-
-    guests_hit: int
-    voter_hit: bool = False
-    function_hit: int = 0
-    host_function_hit: bool = False
-    design: Design = "voted"
-    vote: str | None = None
-    repair: Repair | None = None
-    missions: int | None = None
-    bound: float | None = None
+    guests_hit: int  # guests that are hit by a fault of [faults]
+    voter_hit: bool = False  # the voter is hit too, by a fault of [voter_faults]
+    function_hit: int = 0  # further guests whose function f is hit
+    host_function_hit: bool = False  # F, the function on the host, is hit
+    design: Design = "voted"  # with a voter, or one guest without (nv)
+    vote: str | None = None  # another policy than the node's, as "1/4", over its first guests
+    repair: Repair | None = None  # another setting than the campaign's
+    missions: int | None = None  # how many
+    bound: float | None = None  # as many as make an interval this wide if all missions end alike
 
 
 class DoseSpec(_Section, frozen=True, kw_only=True):
-    """Missions with ``flips`` bit flips in each guest, at independent moments and places.
+    """Missions with bit flips in each guest, at independent moments and places.
 
-    No guest is forced to fail.  ``voted``, ``nv``: missions of each design.  ``kind``: what is
-    flipped.
+    No guest is forced to fail.
     """
 
-    flips: int
-    voted: int
-    nv: int
-    kind: str = "flip-ram"
+    flips: int  # bits that are flipped in each guest
+    voted: int  # missions with a voter
+    nv: int  # missions of one guest without a voter
+    kind: str = "flip-ram"  # the fault: what is flipped
 
 
 class CommonCauseSpec(_Section, frozen=True, kw_only=True):
-    """Missions with one common cause that hits all guests at once.
+    """Missions with one common cause that hits all guests at once."""
 
-    ``flips``: bit flips in each guest, from one seed.  ``missions``: voted ones; ``nv``: those of
-    the plain design.  ``vote``: a policy over the first guests; None: the node's.
-    """
-
-    kind: str
-    missions: int
-    nv: int = 0
-    flips: int = 1
-    vote: str | None = None
+    kind: str  # the fault
+    missions: int  # missions with a voter
+    nv: int = 0  # missions of one guest without a voter
+    flips: int = 1  # bits that are flipped in each guest, from one seed
+    vote: str | None = None  # another policy than the node's, over its first guests
 
 
 class Range(_Section, frozen=True, kw_only=True):
     """A grid from ``start`` to ``stop``, both included, by ``step``."""
 
-    start: float
-    stop: float
-    step: Annotated[float, msgspec.Meta(le=1)]
+    start: float  # the first value
+    stop: float  # the last value
+    step: Annotated[float, msgspec.Meta(le=1)]  # their distance, above 0
 
     def __post_init__(self) -> None:
         if not (self.step > 0 and self.stop >= self.start):
@@ -127,15 +115,11 @@ Values = tuple[float, ...] | Range
 
 
 class Points(_Section, frozen=True, kw_only=True):
-    """Operating points: all combinations of these reliabilities.
+    """Operating points: all combinations of these reliabilities."""
 
-    ``rm``: of a guest (R_M).  ``rv``: of the virtualization layer (R_V).  ``rh``: of the hardware
-    (R_H).
-    """
-
-    rm: Values = (0.7, 0.8, 0.9, 0.95)
-    rv: Values = (0.9, 0.95, 0.98, 0.99, 0.999)
-    rh: Values = (1.0,)
+    rm: Values = (0.7, 0.8, 0.9, 0.95)  # of a guest (R_M)
+    rv: Values = (0.9, 0.95, 0.98, 0.99, 0.999)  # of the virtualization layer (R_V)
+    rh: Values = (1.0,)  # of the hardware (R_H)
 
     def axis(self, name: Literal["rm", "rv", "rh"]) -> tuple[float, ...]:
         """Return the values of one axis."""
@@ -148,49 +132,40 @@ class Points(_Section, frozen=True, kw_only=True):
 
 
 class MarginSpec(_Section, frozen=True, kw_only=True):
-    """Equivalence margins to the paper.
+    """Equivalence margins to the paper."""
 
-    ``u``: the largest ``|U/U_paper - 1|`` for q in the range ``q``.  ``rv``: the largest distance
-    of a measured R_V* from the bound.
-    """
-
-    u: float = 0.10
-    q: tuple[float, float] = (0.05, 0.5)
-    rv: float = 0.005
+    u: float = 0.10  # the largest |U/U_paper - 1|
+    q: tuple[float, float] = (0.05, 0.5)  # the range of q = 1 - R_M for which `u` holds
+    rv: float = 0.005  # the largest distance of a measured R_V* from the bound
 
 
 class Spec(_Section, frozen=True, kw_only=True):
     """A whole campaign file.
 
-    ``faults``, ``voter_faults``: kinds with weights, from which the fault of each hit guest, or of
-    the voter, is drawn.  ``function_faults``, ``host_function_faults``: the same for each hit f,
-    and for F.  ``alike``: the share of missions with two or more lying guests in which these return
-    the same wrong bytes.  ``extension``: the share of the missions that may be added once, if the
-    first analysis leaves the question undecided; each analysis then has half of ``alpha``.
-
     The file's names ``station`` (the node) and ``shots`` (common causes) are those of kept
     campaigns.
     """
 
-    title: str
-    question: Question
-    about: str = ""
-    station: NodeSpec = NodeSpec()
-    workload: Workload = Workload()
-    repair: Repair = "off"
-    faults: dict[str, float] = {}
-    voter_faults: dict[str, float] = {}
-    function_faults: dict[str, float] = {}
-    host_function_faults: dict[str, float] = {}
-    alike: float = 0.5
-    strata: tuple[StratumSpec, ...] = ()
-    doses: tuple[DoseSpec, ...] = ()
-    shots: tuple[CommonCauseSpec, ...] = ()
-    points: Points = Points()
-    alpha: float = 0.05
-    margins: MarginSpec = MarginSpec()
-    extension: float = 0.0
-    workers: int | None = None
+    title: str  # the report's title
+    question: Question  # what the report answers
+    about: str = ""  # a paragraph for the report
+    station: NodeSpec = NodeSpec()  # the node
+    workload: Workload = Workload()  # the requests
+    repair: Repair = "off"  # of guests that left the vote, in a mission; off: the paper's model
+    faults: dict[str, float] = {}  # kinds with weights: the fault of each hit guest
+    voter_faults: dict[str, float] = {}  # the same for a hit voter
+    function_faults: dict[str, float] = {}  # the same for a hit f
+    host_function_faults: dict[str, float] = {}  # the same for a hit F
+    alike: float = 0.5  # share of missions with two or more liars in which they lie the same way
+    strata: tuple[StratumSpec, ...] = ()  # missions by what is hit
+    doses: tuple[DoseSpec, ...] = ()  # missions by numbers of bit flips
+    shots: tuple[CommonCauseSpec, ...] = ()  # missions with a common cause
+    points: Points = Points()  # where R_sys is compared with the paper
+    alpha: float = 0.05  # error probability of all intervals together: .05 for 95 %
+    margins: MarginSpec = MarginSpec()  # what counts as equal to the paper
+    extension: float = 0.0  # share of the missions that may be added once if the question is still
+    # undecided; each analysis then has half of alpha
+    workers: int | None = None  # nodes at the same time; without it one a processor
 
     @property
     def alpha_per_analysis(self) -> float:
@@ -230,12 +205,15 @@ class Spec(_Section, frozen=True, kw_only=True):
     def hash(self) -> str:
         """Return the SHA-256, in hex, of what is run and how it is judged.
 
-        So it does not depend on comments, spaces, ``title``, ``about`` and ``workers``.
+        So it does not depend on comments, spaces, ``title``, ``about``, ``workers``, and the
+        directory of a service file.
         """
         meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
         del meaning["title"], meaning["about"]
         # Fields that came later are left out where unused, so that older hashes stay valid.
         _forget(meaning, function_faults={}, host_function_faults={})
+        if is_file(self.station.service):
+            meaning["station"]["service"] = Path(self.station.service).name
         _forget(meaning["station"], function="none", mix={})
         _forget(meaning["workload"], mix={})
         for stratum in meaning["strata"]:
@@ -243,6 +221,11 @@ class Spec(_Section, frozen=True, kw_only=True):
         for cause in meaning["shots"]:
             _forget(cause, vote=None)
         return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()
+
+
+def is_file(service: str) -> bool:
+    """Return whether a service is a Python file, and not one of the shipped ones."""
+    return service.endswith(".py")
 
 
 def _forget(part: dict[str, object], **unused: object) -> None:

@@ -15,11 +15,13 @@ from faultinject.campaign.planning.spec import (
     Repair,
     Spec,
     StratumSpec,
+    is_file,
 )
 from faultinject.faults import CATALOGUE, FaultKind, FaultLayer
 from faultinject.history.workload import KV_MIX, STATIC_MIX
 from faultinject.strict_toml import SpecProblems, suggest
-from guests.service import SHIPPED
+from guests.check.run import own_requests
+from guests.service import SHIPPED, ServiceError, load
 from voter.core.vote import Policy, PolicyError
 
 __all__ = ["check", "repairs"]
@@ -46,7 +48,7 @@ def repairs(choice: Repair) -> tuple[bool, ...]:
 
 def check(spec: Spec, problems: SpecProblems) -> None:
     """Check everything that the types do not check.  Raises SpecError."""
-    _check_node(spec, _reporter(problems, "station"))
+    _check_node(spec, problems)
     _check_workload(spec, _reporter(problems, "workload"))
     _check_statistics(spec, problems)
     _check_mixes(spec, problems)
@@ -71,8 +73,8 @@ def _check_range(
         report(f"{key} {value}: {low} to {high}{unit}", key)
 
 
-def _check_node(spec: Spec, report: _Report) -> None:
-    node = spec.station
+def _check_node(spec: Spec, problems: SpecProblems) -> None:
+    node, report = spec.station, _reporter(problems, "station")
     policy = _policy(node.vote, report)
     if policy is not None and policy.of != node.guests:
         report(f"vote {policy} needs {policy.of} guests, not {node.guests}", "guests")
@@ -80,6 +82,8 @@ def _check_node(spec: Spec, report: _Report) -> None:
     if node.service not in services and not Path(node.service).is_file():
         remedy = suggest(node.service, services)
         report(f"no service {node.service!r}: {remedy}, or a Python file", "service")
+    elif is_file(node.service):
+        _check_own_service(spec, problems)
     _check_range(report, "memory", node.memory, 64, 1 << 16, " MiB a guest")
     _check_range(report, "keys", node.keys, 1, 10_000)
     _check_range(report, "size", node.size, 0, 65_536, " bytes")
@@ -93,6 +97,18 @@ def _check_node(spec: Spec, report: _Report) -> None:
         )
     if node.mix:
         report("mix: it belongs to the workload; put it under [workload]", "mix")
+
+
+def _check_own_service(spec: Spec, problems: SpecProblems) -> None:
+    """Check a service file, and that ``mix`` does not name requests that it replaces."""
+    try:
+        own = own_requests(load(spec.station.service))
+    except ServiceError as error:
+        problems.add(str(error), table="station", key="service")
+        return
+    if own and spec.workload.mix:
+        problems.add(f"mix: the requests are the CHECK_REQUESTS of {spec.station.service}: remove "
+                     "mix", table="workload", key="mix")  # fmt: skip
 
 
 def _check_workload(spec: Spec, report: _Report) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from faultinject.campaign.planning.spec import Spec
+from msgspec import structs
+
+from faultinject.campaign.planning.spec import Spec, is_file
 from faultinject.campaign.planning.spec_checks import check
 from faultinject.strict_toml import SpecError, read_strict, suggest
 
@@ -16,8 +18,18 @@ __all__ = ["load", "parse", "shipped"]
 
 
 def parse(text: str, name: str = "campaign") -> Spec:
-    """Return a campaign from the text of its file.  Raises SpecError with all problems."""
+    """Return a campaign from the text of its file.  Raises SpecError with all problems.
+
+    ``name``: the file's path.  A service file is searched for in its directory.
+    """
     spec, problems = read_strict(text, name, Spec)
+    if is_file(given := spec.station.service):
+        if not Path(given).is_absolute() and given != Path(given).name:
+            problems.add(f"service {given!r}: copy the file next to the campaign file, and give "
+                         "its name alone, or give an absolute path", table="station",
+                         key="service")  # fmt: skip
+        service = str(Path(name).resolve().parent / given)
+        spec = structs.replace(spec, station=structs.replace(spec.station, service=service))
     check(spec, problems)
     return spec
 

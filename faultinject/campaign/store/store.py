@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import Self
 import msgspec
 
 from faultinject.campaign.planning.plan import CampaignPlan, plan
-from faultinject.campaign.planning.spec import Spec
+from faultinject.campaign.planning.spec import Spec, is_file
 from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.records import MissionPlan, MissionRow
 from faultinject.campaign.store.database import (
@@ -155,6 +156,14 @@ class Store(Reader):
                     )  # fmt: skip
                 with store_errors(directory):
                     (directory / SPEC).write_text(text, encoding="utf-8")
+                    # So the results stay valid when the service is edited.  A file that the spec
+                    # names by an absolute path is used where it is.
+                    if is_file(spec.station.service):
+                        source = Path(spec.station.service)
+                        copy = directory.resolve() / source.name
+                        if source != copy:
+                            shutil.copyfile(source, copy)
+                        planned = plan(parse(text, str(directory / SPEC)), seed)
             except BaseException:
                 connection.close()
                 raise

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.docs.pages import BACKUP, Command, steps
 from tests.hosts.container import Container
 from tests.hosts.package import raise_version
 from tests.waiting import wait_until
@@ -197,11 +198,17 @@ def test_three_commands_of_the_readme_lead_to_a_voted_request_under_systemd(
 # ---- stop and start, deaths, reboot -------------------------------------------------------------
 
 
-def test_stop_leaves_no_process_and_the_next_start_has_every_write(node: Container) -> None:
+def test_stop_leaves_no_process_and_a_restored_backup_has_every_write(node: Container) -> None:
+    """By the commands of docs/howto/backup.md, without the start between backup and restore."""
+    page = [step.text for step in steps(BACKUP) if isinstance(step, Command)]
+    words = [text.removeprefix("sudo ").split() for text in page if text.startswith("sudo ")]
+    stop, pack, start, _, remove, unpack, _ = words
     put(node, "before", "stop")
-    node.run("systemctl", "stop", "trivisor", seconds=START_SECONDS)
+    node.run(*stop, seconds=START_SECONDS)
     await_end(node)
-    node.run("systemctl", "start", "trivisor", seconds=START_SECONDS)
+    for command in (pack, remove, unpack):
+        node.run(*command)
+    node.run(*start, seconds=START_SECONDS)
     assert get(node, "before") == "stop"
     assert get(node, "colour") == "blue"
 

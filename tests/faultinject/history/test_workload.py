@@ -17,6 +17,7 @@ from faultinject.history.workload import (
     WorkloadCall,
     check,
     mixed_calls,
+    own_calls,
     static_calls,
 )
 from guests.protocol.message import encode_request
@@ -45,6 +46,15 @@ def test_calls_are_drawn_by_their_mix() -> None:
 def test_invalid_mix_raises(mix: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a mix has weights of get, put"):
         next(mixed_calls(1, mix=mix))
+
+
+def test_own_calls_are_drawn_from_the_given_requests() -> None:
+    requests = [encode_request("GET", "/a"), encode_request("PUT", "/a", [], b"x")]
+    calls = list(islice(own_calls(3, requests), 100))
+    assert calls == list(islice(own_calls(3, requests), 100))
+    assert {(call.kind, call.request, call.read_only) for call in calls} == {
+        ("get", requests[0], True), ("put", requests[1], False),
+    }  # fmt: skip
 
 
 INCREMENT = encode_request("POST", "/kv/n?increment=1", [], b"")

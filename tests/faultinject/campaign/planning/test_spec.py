@@ -276,3 +276,36 @@ def test_absurd_number_is_an_error_of_its_line(place: re.Match[str]) -> None:
         text = EVERY_NUMBER[: place.start()] + absurd + EVERY_NUMBER[place.end() :]
         with pytest.raises(SpecError, match=rf"campaign(, line {line}\b|: points)"):
             parse(text)
+
+
+OWN_SERVICE = """
+from guests.service import Reply, Service
+
+CHECK_REQUESTS = [("GET", "/", b"")]
+
+class Own(Service):
+    def apply(self, request, context):
+        return Reply(200)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "mix", "found"),
+    [
+        (OWN_SERVICE, "", None),
+        (OWN_SERVICE, "mix = { get = 1 }", r"line \d+: mix: the requests are"),
+        (OWN_SERVICE.replace('b"")]', '1, 2, 3)]'), "", r"line \d+: CHECK_REQUESTS: .*is not"),
+        ("import nothing_of_that_name", "", r"line \d+: .*own.py cannot be imported"),
+    ],
+)  # fmt: skip
+def test_service_of_a_campaign_may_be_a_file_with_its_own_requests(
+    tmp_path: Path, source: str, mix: str, found: str | None
+) -> None:
+    (tmp_path / "own.py").write_text(source)
+    station = f'[station]\nservice = "{tmp_path / "own.py"}"'
+    text = SMALL.replace("[station]", station) + f"\n[workload]\n{mix}\n"
+    text = text.replace("corrupt-state = 1\n", "")
+    if found is None:
+        assert parse(text).station.service.endswith("own.py")
+    else:
+        assert re.search(found, refusal(text))

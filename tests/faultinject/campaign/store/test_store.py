@@ -26,6 +26,7 @@ from tests.faultinject.campaign.specs import (
     row_of,
     sum_of,
 )
+from tests.project.tree import ROOT
 
 __all__: list[str] = []
 
@@ -51,6 +52,25 @@ def test_open_returns_the_campaign_that_create_made(tmp_path: Path) -> None:
         assert (meta.title, meta.name, meta.seed) == ("A bit of everything", "mine.toml", 7)
         assert meta.versions == {"trivisor": "0.1"}
         assert meta.fingerprint == store.plan.fingerprint
+
+
+def test_results_have_a_copy_of_the_service_and_may_be_moved(tmp_path: Path) -> None:
+    service = tmp_path / "own.py"
+    service.write_text((ROOT / "examples/counter.py").read_text())
+    text = SMALL.replace("[station]", '[station]\nservice = "own.py"')
+    with Store.create(tmp_path / "c", text, 1, name=str(tmp_path / "mine.toml")) as store:
+        fill(store, 3)
+        first = store.spec
+    service.unlink()
+    (tmp_path / "c").rename(tmp_path / "moved")
+    with Store.open(tmp_path / "moved") as store:
+        assert store.done == 3
+        assert store.spec.station.service == str(tmp_path / "moved/own.py")
+        assert store.spec.hash == first.hash
+    with pytest.raises(SpecError, match=r"line .*: no service .*own.py"):
+        Store.create(tmp_path / "d", text, 1, name=str(tmp_path / "mine.toml"))
+    with pytest.raises(SpecError, match="copy the file next to the campaign file"):
+        parse(text.replace("own.py", "some/own.py"))
 
 
 def test_create_names_the_campaign_that_the_directory_holds(store: Store) -> None:
