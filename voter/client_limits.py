@@ -50,6 +50,7 @@ class LimitingRunner(Runner):
         read_only: bool,
         call: Callable[[Result], object],
         once: Once | None = None,
+        ids: tuple[str, ...] = (),
     ) -> int:
         """Order a request, unless its caller is over a limit: see ``Runner.submit``."""
         client = self._find(caller)
@@ -67,7 +68,7 @@ class LimitingRunner(Runner):
             self._owners.pop(ticket, None)
             call(result)
 
-        ticket = super().submit(request, caller, read_only, answer, once)
+        ticket = super().submit(request, caller, read_only, answer, once, ids)
         if not answered:
             self._owners[ticket] = client
         return ticket

@@ -476,8 +476,7 @@ class Supervisor:
                 "promise": DURABILITY_GUARANTEES[self.settings.durability],
                 "journal": voter.get("journal"),
             },
-            "follow": voter.get("follow"),
-            "security": voter.get("security"),
+            **{key: voter.get(key) for key in ("follow", "security")},
             "voter": {
                 **self._voter.describe(),
                 **{key: voter.get(key) for key in VOTER_FACTS},
