@@ -9,14 +9,12 @@ more ends the oldest, which is more likely to be a client that says nothing.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import cast
 
 from voter import log
 from voter.access import Access
 from voter.frontend.bounds import LINGER
-
-if TYPE_CHECKING:
-    from voter.frontend.serving import FrontEnd
 
 __all__ = ["MOST", "RATE", "Handshake", "Handshakes"]
 
@@ -31,10 +29,12 @@ LOG_PAUSE = 1.0
 class Handshakes:
     """All handshakes of one front end."""
 
-    def __init__(self, front: FrontEnd, access: Access, limit: float) -> None:
-        """``limit`` is in seconds."""
+    def __init__(
+        self, connect: Callable[[], asyncio.Protocol], access: Access, limit: float
+    ) -> None:
+        """``connect`` makes the protocol of a connection; ``limit`` is in seconds."""
         assert access.context is not None
-        self.front = front
+        self.connect = connect
         self.context = access.context
         self.limit = limit
         self.failed = 0
@@ -105,7 +105,7 @@ class Handshake(asyncio.Protocol):
         # In the turn after the connection was made: asyncio begins to read in that one, paused or
         # not, and what it reads before ``start_tls`` would be lost.
         transport.pause_reading()
-        front, peer = self._all.front, transport.get_extra_info("peername")
+        peer = transport.get_extra_info("peername")
         try:
             if pause > self._all.limit:
                 raise ConnectionAbortedError("too many handshakes wait")
@@ -122,7 +122,7 @@ class Handshake(asyncio.Protocol):
             self._all.leave(self)
         if self._ended or encrypted is None:
             return
-        connection = front.connect()
+        connection = self._all.connect()
         encrypted.set_protocol(connection)
         connection.connection_made(encrypted)
         if self._early:

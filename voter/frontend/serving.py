@@ -223,7 +223,7 @@ class FrontEnd(ABC):
             from voter.frontend.handshake import Handshake, Handshakes  # noqa: PLC0415
 
             limit = self._limits[Phase.HEAD if Phase.HEAD in self._limits else Phase.HANDSHAKE]
-            handshakes = self._handshakes = Handshakes(self, self.access, limit)
+            handshakes = self._handshakes = Handshakes(self.connect, self.access, limit)
 
             def connect() -> asyncio.Protocol:
                 return Handshake(handshakes)
