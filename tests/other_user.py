@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-__all__ = ["CALL", "OTHER", "run_as"]
+__all__ = ["CALL", "OTHER", "PROBE", "run_as"]
 
 OTHER = 0x7FFF_FFF0
 """A user and group that no account has."""
@@ -22,6 +22,42 @@ with socket.socket(socket.AF_UNIX) as sock:
     print(sock.makefile("rb").readline().decode())
 """
 """Makes one HTTP request on a unix socket, and prints the status line."""
+
+
+PROBE = """
+import ctypes, json, os, socket, sys
+def attempt(kind, target):
+    if kind == "read":
+        open(target, "rb").read(1)
+    elif kind == "write":
+        os.close(os.open(target, os.O_WRONLY))
+    elif kind == "list":
+        os.listdir(target)
+    elif kind == "make":
+        os.mkdir(target)
+    elif kind == "kill":
+        os.kill(int(target), 0)
+    elif kind == "attach":
+        if ctypes.CDLL(None, use_errno=True).ptrace(16, int(target), 0, 0):
+            raise OSError(ctypes.get_errno(), "ptrace")
+    elif kind == "connect":
+        os.chdir(os.path.dirname(target))  # the path may be too long
+        socket.socket(socket.AF_UNIX).connect(os.path.basename(target))
+    else:
+        raise ValueError(kind)
+reached = []
+for kind, target in json.loads(sys.argv[1]):
+    try:
+        attempt(kind, target)
+        reached.append([kind, target])
+    except PermissionError:
+        pass
+print(json.dumps(reached))
+"""
+"""Tries each of the actions in its argument (JSON: kind and target), and prints those it may do.
+
+Any other error than that of a missing permission ends it: a target that does not exist is none.
+"""
 
 
 def run_as(

@@ -116,6 +116,8 @@ def _show(state: dict[str, Any]) -> None:
     if state["connect_problem"]:
         out.print(f"[red]libvirt:[/] {escape(state['connect_problem'])}; repairs wait for it")
     out.print(f"voter: {escape(_voter_line(state['voter']))}")
+    own = "each guest's QEMU has a user of its own"
+    out.print(f"isolation: {escape(state['isolation'] or own)}", highlight=False)
     if security:
         out.print(f"clients: {escape(_security_line(security))}")
     durability = state["durability"]

@@ -28,11 +28,14 @@ from uuid import UUID
 
 import structlog
 
-from deploy.machine.spec import EMBED, GuestSpec, NodeSpec
+from deploy.machine.spec import GuestSpec, NodeSpec
 
 __all__ = ["Account", "account_of", "confine", "open_to_guests", "run_as", "why_shared"]
 
 _log = structlog.get_logger(__name__)
+
+PROC = Path("/proc/self")
+"""Where the kernel describes this process."""
 
 _FIRST = 0x7000_0000
 _MASK = 0x0FFF_FFFF
@@ -72,7 +75,7 @@ def account_of(node: NodeSpec, guest: GuestSpec) -> Account | None:
     if urlsplit(node.uri).path.endswith("/system"):
         shared = directory.exists() and directory.stat().st_mode & stat.S_ISGID
         return Account(os.geteuid(), directory.stat().st_gid if shared else os.getegid())
-    if why_shared(directory, node.uri):
+    if why_shared(node):
         return None
     return Account(_number(guest.uuid), _group(node), own=True)
 
@@ -85,12 +88,9 @@ def _group(node: NodeSpec) -> int:
     return _number(node.uuid)
 
 
-def why_shared(directory: Path, uri: str) -> str:
-    """Return why the guests of a node do not each have a user of their own; empty if they have.
-
-    ``uri`` is libvirt's.
-    """
-    if uri != EMBED:
+def why_shared(node: NodeSpec) -> str:
+    """Return why the guests of a node do not each have a user of their own; empty if they have."""
+    if not node.embedded:
         return f"libvirt's daemon runs all guests as one user, uid {os.geteuid()}"
     if os.geteuid() != 0:
         return f"the supervisor is not root: all guests run as its user, uid {os.geteuid()}"
@@ -98,7 +98,9 @@ def why_shared(directory: Path, uri: str) -> str:
         return f"the supervisor has no CAP_{', CAP_'.join(missing)}: all guests run as root"
     if not _has_users():
         return "this container has no user numbers above 0x70000000: all guests run as root"
-    for above in directory.resolve().parents:
+    directory = Path(node.directory).resolve()
+    image = Path(node.guests[0].kernel).resolve()  # it may be elsewhere
+    for above in (*directory.parents, *(each for each in image.parents if each != directory)):
         with contextlib.suppress(OSError):
             if not above.stat().st_mode & stat.S_IXOTH:
                 return (
@@ -109,14 +111,14 @@ def why_shared(directory: Path, uri: str) -> str:
 
 
 def _missing_capabilities() -> list[str]:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+    status = (PROC / "status").read_text(encoding="ascii")
     held = int((re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE) or ["", "0"])[1], 16)
     return [name for number, name in _CAPABILITIES.items() if not held >> number & 1]
 
 
 def _has_users() -> bool:
     """Return whether this user namespace has the numbers of the guests' users."""
-    for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines():
+    for line in (PROC / "uid_map").read_text(encoding="ascii").splitlines():
         inside, _, count = map(int, line.split())
         if inside <= _FIRST and inside + count > _FIRST + _MASK:
             return True
@@ -133,7 +135,7 @@ def open_to_guests(node: NodeSpec) -> None:
         if not mode & stat.S_ISGID:
             os.chown(directory, -1, os.getegid())
             directory.chmod(mode | stat.S_ISGID)
-    elif why := why_shared(directory, node.uri):
+    elif why := why_shared(node):
         _log.info("guests share a user", why=why)
     else:
         Path(node.root).mkdir(mode=0o700, exist_ok=True)

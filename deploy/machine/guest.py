@@ -222,8 +222,8 @@ class Guest:
         """
         async with self._lock:
             self._require(GuestState.READY, GuestState.PAUSED)
-            domain, account = self._running_domain(), self._account
-            async with debug_stub(domain, self.spec, account, lambda: bool(self.pid)) as path:
+            domain, alive = self._running_domain(), lambda: self.pid is not None
+            async with debug_stub(domain, self.spec, self._account, alive) as path:
                 yield path
 
     async def adopt(self, domain: Domain, pid: int) -> None:
@@ -259,8 +259,7 @@ class Guest:
             await self.kill("ended")  # a restore may have started it again
             try:
                 await self._clear_away()
-            except HypervisorFailed as error:
-                # Its QEMU has ended, and must not leave files behind.
+            except HypervisorFailed as error:  # its QEMU has ended, and must leave no files
                 _log.warning("libvirt keeps an ended guest", guest=self.name, error=str(error))
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")
