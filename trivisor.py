@@ -18,7 +18,7 @@ import click
 
 from deploy.host.guard import guard_command
 from guests.errors import CodedError
-from voter.commands.terminal import CommandError, ExitCode, warn
+from voter.commands.terminal import DEFECT, CommandError, ExitCode, code_of, warn
 
 __all__ = ["COMMANDS", "command", "main"]
 
@@ -161,7 +161,6 @@ EPILOG = (
     + ".  `trivisor explain CODE` explains the code of an error, for example TV0101."
 )
 
-DEFECT = "TV0001"
 _MISSING_LIBRARY = "TV0002"
 
 # Error codes of click's errors, by the name of their class.
@@ -173,14 +172,6 @@ USAGE_CODES = {
     "BadParameter": "TV0006",
 }
 _OTHER_USAGE = "TV0007"
-
-# Error codes of the operating system's errors, by errno.
-OS_CODES = {
-    errno.EACCES: "TV0008", errno.EPERM: "TV0008", errno.EROFS: "TV0008",
-    errno.ENOSPC: "TV0009", errno.EDQUOT: "TV0009",
-    errno.ENOENT: "TV0010", errno.ENOTDIR: "TV0010", errno.EISDIR: "TV0010",
-}  # fmt: skip
-_OTHER_OS = "TV0011"
 
 
 class NoSuchCommand(click.UsageError):
@@ -311,7 +302,7 @@ def _print_error(error: Exception, *, as_json: bool) -> None:
     """Print an error as one message with its code and its remedy; or as JSON, for scripts."""
     ours = isinstance(error, CodedError | OSError) or _package(type(error)) in OURS
     text = str(getattr(error, "problem", error)) if ours else f"{type(error).__name__}: {error}"
-    code = error_code(error)
+    code = _MISSING_LIBRARY if _is_missing_library(error) else code_of(error)
     remedy = str(getattr(error, "remedy", ""))
     if code == _MISSING_LIBRARY:
         text = f"a library cannot be loaded: {error}"
@@ -325,16 +316,6 @@ def _print_error(error: Exception, *, as_json: bool) -> None:
     else:
         warn(f"error {code}: {text}")
         warn(f"remedy: {remedy}")
-
-
-def error_code(error: Exception) -> str:
-    """Return the code of an error that ends a command."""
-    code = getattr(error, "error_code", "")
-    if code:
-        return str(code)
-    if isinstance(error, OSError):
-        return OS_CODES.get(error.errno or 0, _OTHER_OS)
-    return _MISSING_LIBRARY if _is_missing_library(error) else DEFECT
 
 
 def _is_missing_library(error: Exception) -> bool:

@@ -67,7 +67,7 @@ class _Client(asyncio.Protocol):
                 if frame.kind == FrameKind.REQUEST
             ]
         except Exception:  # noqa: BLE001 - no exception may authorize a request
-            log.exception("the function failed")
+            log.exception("the function failed", error_code="TV0227")
             self._abort()
             return
         if self._transport is not None:

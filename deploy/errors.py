@@ -7,6 +7,7 @@ DeployError
 ├── AlreadyUp            another process owns this directory's node
 ├── ForeignState         the directory's content is not a node's, or cannot be read
 ├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
+│   ├── GuestEnded       the guest's QEMU has ended
 │   ├── HypervisorLost   the connection to libvirt's daemon is lost, until the daemon returns
 │   └── HypervisorSilent it did not answer in time
 ├── GuestNeverReady      a guest failed as it booted, or made no progress
@@ -23,6 +24,7 @@ __all__ = [
     "CannotRunHere",
     "DeployError",
     "ForeignState",
+    "GuestEnded",
     "GuestNeverReady",
     "HypervisorFailed",
     "HypervisorLost",
@@ -52,9 +54,13 @@ class CannotRunHere(DeployError):
 class PathUnusable(CannotRunHere):
     """A path that a node cannot use; the command that names it is wrong."""
 
+    error_code = "TV0702"
+
 
 class PathTooLong(PathUnusable):
     """A unix socket of the node would have a path that the kernel does not accept."""
+
+    error_code = "TV0703"
 
     def __init__(self, path: str, *, excess: int) -> None:
         super().__init__(
@@ -77,6 +83,8 @@ class HypervisorFailed(DeployError):
     `code` is libvirt's error number, 0 for an error of QEMU's monitor.
     """
 
+    error_code = "TV0111"
+
     def __init__(
         self, problem: str, *, remedy: str = "", error_code: str = "", code: int = 0
     ) -> None:
@@ -84,16 +92,28 @@ class HypervisorFailed(DeployError):
         self.code = code
 
 
+class GuestEnded(HypervisorFailed):
+    """A guest's QEMU has ended, or ended while it was started."""
+
+    error_code = "TV0119"
+
+
 class HypervisorLost(HypervisorFailed):
     """Libvirt's daemon ended or hangs.  The guests continue to run, and it is connected again."""
+
+    error_code = "TV0109"
 
 
 class HypervisorSilent(HypervisorFailed):
     """Libvirt or QEMU did not answer in time, for example because QEMU is stopped."""
 
+    error_code = "TV0110"
+
 
 class GuestNeverReady(DeployError):
     """A guest did not become ready; the message ends with the last lines of its console."""
+
+    error_code = "TV0101"
 
     def __init__(self, guest: str, *, why: str, console: list[str]) -> None:
         shown = "\n".join(f"    {line}" for line in console) or "    (nothing)"
@@ -105,9 +125,13 @@ class GuestNeverReady(DeployError):
 class WrongState(DeployError):
     """The operation is not possible in the guest's state."""
 
+    error_code = "TV0113"
+
 
 class UnknownGuest(DeployError):
     """The node has no guest of this name."""
+
+    error_code = "TV0114"
 
 
 def first_error(group: BaseExceptionGroup[DeployError]) -> DeployError:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 class SpecError(CodedError):
     """A campaign file is invalid; one problem per line, each with its remedy."""
 
+    error_code = "TV0520"
+
 
 def _lines(text: str) -> dict[tuple[str, int, str], int]:
     """Return the line of each table header (key "") and key: by (table, its index, key).

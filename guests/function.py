@@ -105,10 +105,15 @@ def read_key(path: Path) -> bytes:
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except OSError as error:
-        raise ServiceError(f"the key {path} cannot be read: {error.strerror}") from error
+        raise ServiceError(
+            f"the key {path} cannot be read: {error.strerror}", error_code="TV0406"
+        ) from error
     except ValueError as error:
         raise ServiceError(f"the key {path} is not hexadecimal digits: make one with "
-                           "`openssl rand -hex 32`") from error  # fmt: skip
+                           "`openssl rand -hex 32`", error_code="TV0406") from error  # fmt: skip
     if len(key) < LEAST_KEY:
-        raise ServiceError(f"the key {path} has {len(key)} bytes: it takes {LEAST_KEY} or more")
+        raise ServiceError(
+            f"the key {path} has {len(key)} bytes: it takes {LEAST_KEY} or more",
+            error_code="TV0406",
+        )
     return key

@@ -40,6 +40,8 @@ SHIPPED = {"kv": "guests.services.kv", "static": "guests.services.static"}
 class ServiceError(CodedError):
     """A service or function cannot be found or loaded, or cannot take a state."""
 
+    error_code = "TV0404"
+
 
 class Service(ABC):
     """A deterministic service."""
@@ -100,17 +102,20 @@ def load_class(name: str, base: type[T], known: Iterable[str] = ()) -> type[T]:
     path = Path(name)
     if not path.is_file():
         raise ServiceError(
-            f"no {what} {name!r}: give one of {', '.join(sorted(known))}, or a Python file"
+            f"no {what} {name!r}: give one of {', '.join(sorted(known))}, or a Python file",
+            error_code="TV0401",
         )
     spec = importlib.util.spec_from_file_location(f"trivisor_user_{what}", path)
     if spec is None or spec.loader is None:
-        raise ServiceError(f"{path} is not a Python file (its name must end in .py)")
+        raise ServiceError(
+            f"{path} is not a Python file (its name must end in .py)", error_code="TV0402"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses find their module there
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ServiceError(f"{path} cannot be imported: {error!r}") from error
+        raise ServiceError(f"{path} cannot be imported: {error!r}", error_code="TV0402") from error
     return _only(module, name, base)
 
 
@@ -124,11 +129,13 @@ def _only(module: ModuleType, name: str, base: type[T]) -> type[T]:
     if len(found) != 1:
         raise ServiceError(
             f"{name} must define exactly one subclass of {base.__module__}.{base.__name__}, "
-            f"not {len(found)}"
+            f"not {len(found)}",
+            error_code="TV0403",
         )
     missing = sorted(getattr(found[0], "__abstractmethods__", ()))
     if missing:
         raise ServiceError(
-            f"{name}: class {found[0].__name__} must define the method {', '.join(missing)}"
+            f"{name}: class {found[0].__name__} must define the method {', '.join(missing)}",
+            error_code="TV0403",
         )
     return found[0]

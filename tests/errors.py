@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +14,17 @@ __all__ = ["raises"]
 _TESTS = str(Path(__file__).resolve().parent)
 
 
-@contextlib.contextmanager
-def raises(code: str, match: str = "") -> Iterator[pytest.ExceptionInfo[CodedError]]:
-    """Assert that the block raises an error with this code, and that no test raised it.
+def raises(code: str, match: str | None = None) -> pytest.RaisesExc[CodedError]:
+    """Assert that a block raises an error with this code, and that no test raised it.
 
     ``match`` is a regular expression that the message contains.
     """
-    with pytest.raises(CodedError) as caught:
-        yield caught
-    error = caught.value
-    assert error.error_code == code, f"{error.error_code or 'no code'}: {error}"
-    assert re.search(match, str(error)), str(error)
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    assert not raised_in.startswith(_TESTS), f"{code} was raised by a test: {raised_in}"
+
+    def check(error: CodedError) -> bool:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        by_test = last.filename.startswith(_TESTS) and (last.line or "").startswith("raise ")
+        assert not by_test, f"{code} was raised by a test: {last.filename}:{last.lineno}"
+        assert error.error_code == code, f"{error.error_code or 'no code'}: {error}"
+        return True
+
+    return pytest.raises(CodedError, match=match, check=check)

@@ -356,7 +356,7 @@ def test_an_error_of_a_json_command_is_json(capsys: pytest.CaptureFixture[str]) 
     answer = json.loads(capsys.readouterr().err)
     assert answer["error_code"] == "TV0013"
     assert answer["code"] == ExitCode.USAGE
-    assert "TV0014x" in answer["error"] and "TV0013" in answer["remedy"]
+    assert "TV0014x" in answer["error"] and "trivisor explain" in answer["remedy"]
 
 
 def test_the_shell_completes_codes_of_errors() -> None:

@@ -36,7 +36,7 @@ NUMBERS = {name: each for name, each in PARAMETERS.items()
            if isinstance(each.type, Integer | Number | Chance)}  # fmt: skip
 # Texts that other code reads, with errors of its own: names of files, services, functions, designs.
 TEXTS = {"--data", "--defect", "--design", "--function", "--service",
-         "--worker-module", "file", "name"}  # fmt: skip
+         "--worker-module", "code", "file", "name"}  # fmt: skip
 
 
 def test_the_walk_finds_the_commands() -> None:

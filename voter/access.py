@@ -24,7 +24,7 @@ from pathlib import Path
 
 from voter import log
 from voter.config import Security
-from voter.errors import ConfigError
+from voter.errors import ConfigError, TokensError
 from voter.tls import expiry, load_certificate, server_context
 
 __all__ = ["Access", "digest_of", "read_tokens", "token_in"]
@@ -42,23 +42,23 @@ def digest_of(token: bytes) -> bytes:
 
 
 def read_tokens(path: Path) -> dict[bytes, str]:
-    """Return the names of a file of tokens by digest.  Raises ConfigError that names the line."""
+    """Return the names of a file of tokens by digest.  Raises TokensError that names the line."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
+        raise TokensError(
             f"the tokens {path} cannot be read: {error}; make them with `trivisor token add NAME "
             f"--tokens {path}`, readable for the voter's user"
         ) from error
     if len(lines) > MOST_TOKENS:
-        raise ConfigError(f"the tokens {path} have {len(lines)} lines, the limit is {MOST_TOKENS}")
+        raise TokensError(f"the tokens {path} have {len(lines)} lines, the limit is {MOST_TOKENS}")
     found: dict[bytes, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ConfigError(
+            raise TokensError(
                 f"{path}, line {number}: not a name with the SHA-256 of its token; add tokens with "
                 "`trivisor token add`"
             )

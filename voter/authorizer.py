@@ -177,7 +177,7 @@ class AuthorizingRunner(Runner):
         try:
             call(result)
         except Exception:  # noqa: BLE001 - costs one client, not those behind it
-            log.exception("a front end failed", ticket=result.ticket)
+            log.exception("a front end failed", error_code="TV0226", ticket=result.ticket)
 
     # ------------------------------------------------------------ F
 

@@ -28,7 +28,7 @@ from voter.address import Connector, connect
 from voter.config import Config, Security
 from voter.control import VoterControlServer
 from voter.core.resume import Past
-from voter.errors import ConfigError, JournalError, VoterError
+from voter.errors import CertificateError, JournalError, VoterError
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
 from voter.frontend.serving import FrontEnd
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             access = _access(config, options.config.parent)
             if access is not None and access.problem:
-                raise ConfigError(access.problem)
+                raise CertificateError(access.problem)
             return 0
         _raise_descriptor_limit()
         notifier = Notifier.of_this_process()
@@ -237,15 +237,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if {name for name, _ in found.sockets} <= {"control"}:
                 text = "nothing to serve: give http, native or native_unix under [listen]"
-                raise VoterError(text)
+                raise VoterError(text, error_code="TV0201")
             outside = Outside.real(config, options.config.parent)
             asyncio.run(_run(config, found.sockets, outside, notifier))
         finally:
             found.remove_files()
     except JournalError as error:
-        sys.stderr.write(f"voter: {error}\n")
+        sys.stderr.write(f"voter: error {error.error_code}: {error}\n")
         return 3
     except VoterError as error:
-        sys.stderr.write(f"voter: {error}\n")
+        sys.stderr.write(f"voter: error {error.error_code}: {error}\n")
         return 2
     return 0

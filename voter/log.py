@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["configure", "exception", "info"]
+__all__ = ["configure", "exception", "info", "warning"]
 
 _logger = logging.getLogger("voter")
 
@@ -51,6 +51,11 @@ def info(event: str, **fields: object) -> None:
     _logger.info(event, extra={"fields": fields})
 
 
-def exception(event: str, **fields: object) -> None:
-    """Log an error, with the exception that is being handled."""
-    _logger.exception(event, extra={"fields": fields})
+def warning(event: str, *, error_code: str, **fields: object) -> None:
+    """Log an event that an operator has to act on, with the code that explains it."""
+    _logger.warning(event, extra={"fields": {"error_code": error_code} | fields})
+
+
+def exception(event: str, *, error_code: str, **fields: object) -> None:
+    """Log an error, with its code and the exception that is being handled."""
+    _logger.exception(event, extra={"fields": {"error_code": error_code} | fields})

@@ -9,7 +9,7 @@ import socket
 from collections.abc import MutableMapping
 
 from voter import log
-from voter.errors import AddressError
+from voter.errors import InheritedError
 
 __all__ = ["Notifier"]
 
@@ -36,10 +36,10 @@ class Notifier:
         microseconds = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
         if address and not address.startswith(("/", "@")):
-            raise AddressError(f"NOTIFY_SOCKET is {address!r}: it must be a path or @NAME")
+            raise InheritedError(f"NOTIFY_SOCKET is {address!r}: it must be a path or @NAME")
         for variable, value in (("WATCHDOG_USEC", microseconds), ("WATCHDOG_PID", pid)):
             if not re.fullmatch("[0-9]{0,18}", value, re.ASCII):
-                raise AddressError(f"{variable} is {value!r}, which is not a whole number")
+                raise InheritedError(f"{variable} is {value!r}, which is not a whole number")
         watched = int(microseconds or 0) > 0 and int(pid or os.getpid()) == os.getpid()
         return cls(address, int(microseconds) / 1e6 if watched else None)
 
@@ -53,7 +53,12 @@ class Notifier:
                 sock.setblocking(False)  # a service manager that hangs must not stop the vote
                 sock.sendto("\n".join(lines).encode(), address)
         except OSError as error:
-            log.info("cannot notify the service manager", message=lines[0], reason=str(error))
+            log.warning(
+                "cannot notify the service manager",
+                error_code="TV0228",
+                message=lines[0],
+                reason=str(error),
+            )
 
     def begin_watchdog(self) -> None:
         """Send a sign of life now and at each half of the interval, from the running event loop.

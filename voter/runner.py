@@ -266,7 +266,7 @@ class Runner:
         try:
             waiting.call(result)
         except Exception:  # noqa: BLE001 - costs one client, not the effects that follow
-            log.exception("a front end failed", ticket=result.ticket)
+            log.exception("a front end failed", error_code="TV0226", ticket=result.ticket)
 
     # ------------------------------------------------------ engine and effects
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from voter.address import check_unix_path, split_host_port
 from voter.config import Listen
-from voter.errors import AddressError
+from voter.errors import AddressError, InheritedError, ListenError
 
 __all__ = [
     "BACKLOG",
@@ -54,7 +54,7 @@ def inherited(environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]
     number = _number("LISTEN_FDS", environment.get("LISTEN_FDS", "0"))
     names = environment.get("LISTEN_FDNAMES", "").split(":") if number else []
     if len(names) != number or "" in names:
-        raise AddressError(
+        raise InheritedError(
             f"LISTEN_FDNAMES is {':'.join(names)!r}, which does not name {number} sockets: "
             "write one name for each, with : between them"
         )
@@ -65,13 +65,13 @@ def inherited(environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]
         except OSError as error:
             _close(sockets)
             text = f"inherited descriptor {fd} ({name!r}) is not a socket: {error.strerror}"
-            raise AddressError(text) from error
+            raise InheritedError(text) from error
     return sockets
 
 
 def _number(variable: str, value: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", value):
-        raise AddressError(f"{variable} is {value!r}, which is not a number")
+        raise InheritedError(f"{variable} is {value!r}, which is not a number")
     return int(value)
 
 
@@ -91,7 +91,7 @@ def listen_tcp(address: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise AddressError(
+        raise ListenError(
             f"cannot listen on {address}: {error.strerror or error}; choose another port"
         ) from error
     sock.setblocking(False)
@@ -107,7 +107,7 @@ def listen_unix(path: str) -> socket.socket:
     try:
         _remove_dead(path)
     except OSError as error:
-        raise AddressError(f"cannot listen on {path}: {error.strerror or error}") from error
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -115,7 +115,7 @@ def listen_unix(path: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise AddressError(f"cannot listen on {path}: {error.strerror or error}") from error
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
     finally:
         os.umask(before)
     sock.setblocking(False)
@@ -126,10 +126,12 @@ def _remove_dead(path: str) -> None:
     """Remove a socket file without a listener.  Raises AddressError, OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise AddressError(f"{path} is there and is not a socket: move it away")
+            raise AddressError(
+                f"{path} is there and is not a socket: move it away", error_code="TV0204"
+            )
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(path) == 0:
-                raise AddressError(f"somebody already listens on {path}")
+                raise ListenError(f"somebody already listens on {path}")
         os.unlink(path)
 
 
@@ -138,13 +140,15 @@ def _check(name: str, sock: socket.socket) -> None:
     families = KINDS.get(name)
     if families is None:
         known = ", ".join(KINDS)
-        raise AddressError(f"inherited socket {name!r}: the voter serves only {known}")
+        raise InheritedError(f"inherited socket {name!r}: the voter serves only {known}")
     stream = sock.type == socket.SOCK_STREAM
     if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise AddressError(f"inherited socket {name!r} is not a stream socket that listens")
+        raise InheritedError(f"inherited socket {name!r} is not a stream socket that listens")
     if sock.family not in families:
         kinds = " or ".join(family.name for family in families)
-        raise AddressError(f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}")
+        raise InheritedError(
+            f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}"
+        )
 
 
 class Peer(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from voter.errors import ConfigError
+from voter.errors import CertificateError
 
 __all__ = ["client_context", "expiry", "load_certificate", "name_in", "server_context"]
 
@@ -25,7 +25,7 @@ LONGEST_NAME = 64
 def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
     """Return the context of a server; with ``client_ca`` clients must have a certificate of it.
 
-    Raises ConfigError.
+    Raises CertificateError.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
@@ -41,7 +41,7 @@ def client_context(
 ) -> ssl.SSLContext:
     """Return the context of a client that trusts the certificates in ``ca``, and checks the name.
 
-    ``certificate`` and ``key`` are its own, for a server that asks for one.  Raises ConfigError.
+    ``certificate`` and ``key`` are its own, if a server asks for one.  Raises CertificateError.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context)
@@ -59,18 +59,18 @@ def _restrict(context: ssl.SSLContext) -> None:
 def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """Load a certificate with its chain, and its key, in place of those loaded before.
 
-    Raises ConfigError, and changes nothing then.
+    Raises CertificateError, and changes nothing then.
     """
     _check_pem(certificate, "certificate")
     mode = _check_pem(key, "private key")
     if mode & stat.S_IROTH:
-        raise ConfigError(
+        raise CertificateError(
             f"the private key {key} can be read by every user: `chmod o-rwx {key}`, and replace "
             "the key if others may have read it"
         )
 
     def refuse_password() -> str:
-        raise ConfigError(
+        raise CertificateError(
             f"the private key {key} is encrypted, and a service has nobody to ask for the "
             f"password: `openssl pkey -in {key} -out NEW.pem`, and let only its user read that"
         )
@@ -80,8 +80,10 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             text = f"the private key {key} does not belong to the certificate {certificate}"
-            raise ConfigError(f"{text}: give the key that the certificate was made for") from error
-        raise ConfigError(
+            raise CertificateError(
+                f"{text}: give the key that the certificate was made for"
+            ) from error
+        raise CertificateError(
             f"the certificate {certificate} and its key {key} cannot be used: {_reason(error)}; "
             "write both as PEM, the server's certificate first, then its chain"
         ) from error
@@ -92,25 +94,25 @@ def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
     try:
         context.load_verify_locations(ca)
     except ssl.SSLError as error:
-        raise ConfigError(
+        raise CertificateError(
             f"{ca} holds no certificate that can be used: {_reason(error)}; write it as PEM"
         ) from error
 
 
 def _check_pem(path: Path, what: str) -> int:
-    """Return the mode of a file that holds PEM.  Raises ConfigError."""
+    """Return the mode of a file that holds PEM.  Raises CertificateError."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
-                raise ConfigError(f"the {what} {path} is not a file")
+                raise CertificateError(f"the {what} {path} is not a file")
             found = b"-----BEGIN " in file.read(1 << 20)
     except OSError as error:
-        raise ConfigError(
+        raise CertificateError(
             f"the {what} {path} cannot be read: {error.strerror}; the voter's user needs access"
         ) from error
     if not found:
-        raise ConfigError(f"the {what} {path} is not PEM: it has no line -----BEGIN ...-----")
+        raise CertificateError(f"the {what} {path} is not PEM: it has no line -----BEGIN ...-----")
     return mode
 
 
@@ -123,7 +125,7 @@ def expiry(certificate: Path, key: Path) -> float:
 
     It is shown to a client in memory that trusts just this certificate, so what clients would
     refuse is found too: a certificate that has expired, is not valid yet or is not for servers.
-    Raises ConfigError.
+    Raises CertificateError.
     """
     server, client = server_context(certificate, key, None), client_context(certificate)
     client.check_hostname = False
@@ -138,7 +140,7 @@ def expiry(certificate: Path, key: Path) -> float:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLCertVerificationError as error:
-            raise ConfigError(
+            raise CertificateError(
                 f"clients will reject the certificate {certificate}: {error.verify_message}; "
                 "replace it by one for servers that is valid now"
             ) from error

@@ -24,9 +24,13 @@ __all__ = ["NotUp", "Unanswered", "ask", "stream"]
 class NotUp(DeployError):
     """No supervisor answers in this directory."""
 
+    error_code = "TV0701"
+
 
 class Unanswered(CommandError):
     """The supervisor runs and did not answer."""
+
+    error_code = "TV0715"
 
 
 class _Connection(http.client.HTTPConnection):
@@ -62,6 +66,7 @@ def _request(
             remedy="run this as root, or as a member of the group trivisor"
             if layout.system
             else "run this as the user that ran `trivisor up`",
+            error_code="TV0714",
         ) from error
     except TimeoutError as error:
         raise Unanswered(
@@ -96,7 +101,10 @@ def ask(
         value = json.loads(response.read())
     if response.status >= 400:
         raise CommandError(
-            value["error"], remedy=value.get("remedy", ""), code=ExitCode(value.get("code", 1))
+            value["error"],
+            remedy=value.get("remedy", ""),
+            code=ExitCode(value.get("code", 1)),
+            error_code=value.get("error_code", ""),
         )
     return dict(value)
 

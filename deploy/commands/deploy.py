@@ -173,6 +173,7 @@ def _check_address(http: str) -> None:
         f"--http {http}: systemd listens on the host, and needs an IP address and a port",
         remedy="write for example 127.0.0.1:8080, or 0.0.0.0:8080 to serve other hosts",
         code=ExitCode.USAGE,
+        error_code="TV0006",
     )
 
 
@@ -183,6 +184,7 @@ def _read_service(path: Path) -> tuple[str, bytes]:
             f"--service: the name {path.name!r} cannot be used on the host",
             remedy="rename the file: letters, digits, _ and - only",
             code=ExitCode.USAGE,
+            error_code="TV0408",
         )
     content = path.read_bytes()
     try:
@@ -192,6 +194,7 @@ def _read_service(path: Path) -> tuple[str, bytes]:
             f"--service: {path} is not Python: {error}",
             remedy=f"correct it; `trivisor service check {path}` tests it",
             code=ExitCode.USAGE,
+            error_code="TV0402",
         ) from error
     return path.name, content
 
@@ -229,6 +232,7 @@ class _DeployRun:
                     raise DeployError(
                         f"the host does not have what was deployed: {'; '.join(after.steps)}",
                         remedy="find out whether something else changes it, then deploy again",
+                        error_code="TV0767",
                     )
             else:
                 smoke = deployment.verify(plan)
@@ -238,6 +242,7 @@ class _DeployRun:
                 raise DeployError(
                     f"GET / was answered with {smoke.status} and without a vote",
                     remedy="see `trivisor status` on the host",
+                    error_code="TV0767",
                 )
             self.progress(f"GET {url}/ on the host: status {smoke.status}, vote {smoke.vote}")
             state = "deployed" if plan.steps else "nothing to change"
@@ -328,6 +333,7 @@ class _DeployRun:
                 f"this would replace or remove what is on the host: {what}{differences}",
                 remedy="add --yes to confirm",
                 code=ExitCode.USAGE,
+                error_code="TV0720",
             )
         warn("This will, on the host:")
         for step in plan.steps:
@@ -345,6 +351,7 @@ class _DeployRun:
             remedy="give it on standard input with --ask-sudo-password; or deploy as root, or as a "
             "user whose sudo asks for none",
             code=ExitCode.USAGE,
+            error_code="TV0757",
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import textwrap
 from difflib import get_close_matches
 
 import click
@@ -67,8 +69,18 @@ def _page(entry: Entry) -> str:
         kind += f"; not used any more since {entry.retired}"
     lines = [f"{entry.code}: {entry.title}", f"({kind}; {entry.area})"]
     for title, text in entry.sections():
-        lines += ["", title, *(f"  {line}".rstrip() for line in text.splitlines())]
+        lines += ["", title, _wrap(text)]
     return "\n".join(lines)
+
+
+def _wrap(text: str) -> str:
+    """Return a paragraph in lines of at most 80 characters that break no command in backquotes."""
+    kept = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), " ".join(text.split()))
+    lines = textwrap.fill(
+        kept, 80, initial_indent="  ", subsequent_indent="  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return lines.replace("\0", " ")
 
 
 def _remedy(code: str) -> str:

@@ -76,6 +76,7 @@ def prepare_node(
                 "at another path",
                 remedy=f"end them with `{layout.command('down')}`; the next `up` continues from "
                 "the journal",
+                error_code="TV0708",
             )
         stop_watchdog(layout, signal.SIGHUP)  # this command starts the next supervisor
         if not managed and layout.read_node().settings != settings:
@@ -83,6 +84,7 @@ def prepare_node(
                 f"{names} of the node in {layout.directory} run without a supervisor, and the "
                 "node was started with other options",
                 remedy=f"end it with `{layout.command('down')}`, or use the same options again",
+                error_code="TV0708",
             )
         progress(f"taking over {names}")
         return _running_record(layout, settings, progress)
@@ -91,6 +93,7 @@ def prepare_node(
             f"with --durability none, the existing journal in {layout.journal} would become out of "
             "date",
             remedy=f"use {layout.option('durability', 'fsync')}, or {layout.empty_hint}",
+            error_code="TV0709",
         )
     service = identify_service(settings)
     node = _check_journal(layout, settings, service, accept_service=accept_service)
@@ -109,8 +112,10 @@ def prepare_node(
         progress(f"accelerator: {accelerator.name} ({accelerator.reason})")
     except ImageError as error:
         if isinstance(error, ProgramMissing):
-            raise CannotRunHere(str(error), remedy=how_to_install(error.program)) from error
-        raise DeployError(str(error), remedy=error.remedy) from error
+            raise CannotRunHere(
+                str(error), remedy=how_to_install(error.program), error_code=error.error_code
+            ) from error
+        raise DeployError(str(error), remedy=error.remedy, error_code=error.error_code) from error
     record = NodeRecord(
         # The node keeps its uuid, so that its journal remains valid; its guests are new.
         uuids=(node or str(uuid.uuid4()), *(str(uuid.uuid4()) for _ in range(settings.guests))),
@@ -175,6 +180,7 @@ def _check_journal(
         raise DeployError(
             f"the journal's {path} cannot be read: {error}",
             remedy=f"restore it from a copy, or {layout.empty_hint}",
+            error_code="TV0215",
         ) from error
     if journal.vote != settings.vote:
         guests = journal.vote.partition("/")[2]
@@ -183,6 +189,7 @@ def _check_journal(
             f"{settings.vote}",
             remedy=f"use {layout.option('guests', guests)} and "
             f"{layout.option('vote', journal.vote)}, or {layout.empty_hint}",
+            error_code="TV0213",
         )
     before = record.service if record is not None else ""
     if journal.service is not None and before not in ("", service) and not accept_service:
@@ -193,6 +200,7 @@ def _check_journal(
             remedy=f"run the former service again; or {layout.empty_hint}; or add "
             f"{layout.option('accept-service')} if this one reads the former one's snapshots and "
             "answers its requests alike",
+            error_code="TV0710",
         )
     return journal.node
 
@@ -211,6 +219,7 @@ def delete_journal(layout: Layout) -> None:
         raise AlreadyUp(
             f"{', '.join(orphans)} of the node in {layout.directory} run: its journal is in use",
             remedy=f"run `{layout.command('down')}` first",
+            error_code="TV0708",
         )
     deleted = layout.journal.with_suffix(".deleted")
     try:
@@ -219,7 +228,9 @@ def delete_journal(layout: Layout) -> None:
         sync_directory(layout.directory)
         shutil.rmtree(deleted)
     except OSError as error:
-        raise DeployError(f"cannot delete {layout.journal}: {error}") from error
+        raise DeployError(
+            f"cannot delete {layout.journal}: {error}", error_code="TV0713"
+        ) from error
 
 
 def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
@@ -254,7 +265,10 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
                 if "error" in step:
                     child.wait()
                     raise CommandError(
-                        step["error"], remedy=step["remedy"], code=ExitCode(step["code"])
+                        step["error"],
+                        remedy=step["remedy"],
+                        code=ExitCode(step["code"]),
+                        error_code=step["error_code"],
                     )
                 progress(step["step"])
         except CommandError:
@@ -273,4 +287,5 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
         f"the supervisor ended before the node was ready; the end of its log:\n{lines}",
         remedy=f"see {layout.supervisor_log}; `{layout.command('down')}` ends what it may have "
         "left",
+        error_code="TV0716",
     )

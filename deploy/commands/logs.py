@@ -107,6 +107,7 @@ def _from_systemd(unit: str, lines: int, *, follow: bool) -> Iterator[str]:
         raise CommandError(
             f"journalctl failed with status {journal.returncode}",
             remedy="run this as root, or as a member of the group systemd-journal",
+            error_code="TV0724",
         )
 
 
@@ -126,7 +127,12 @@ def _from_last_run(layout: Layout, name: str | None, lines: int) -> list[Any]:
         return list(last["events"])[-lines:] if lines else []
     if name not in last["consoles"]:
         names = ", ".join([*last["consoles"], *layout.logs])
-        raise CommandError(f"no log {name!r}", remedy=f"give one of {names}", code=ExitCode.USAGE)
+        raise CommandError(
+            f"no log {name!r}",
+            remedy=f"give one of {names}",
+            code=ExitCode.USAGE,
+            error_code="TV0006",
+        )
     return list(last["consoles"][name])[-lines:] if lines else []
 
 

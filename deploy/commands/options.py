@@ -184,6 +184,7 @@ def agree_on_guests(guests: int | None, vote: Policy | None) -> Policy:
             f"--vote {policy} needs {policy.of} guests, but --guests is {guests}",
             remedy=f"use --vote {guests // 2 + 1}/{guests}, or omit one of the options",
             code=ExitCode.USAGE,
+            error_code="TV0206",
         )
     return policy
 
@@ -200,12 +201,14 @@ def find_service(given: str) -> str:
             f"--service: there is no file {str(path)!r}",
             remedy="give the path of an existing Python file",
             code=ExitCode.USAGE,
+            error_code="TV0401",
         )
     if path.suffix != ".py":
         raise CommandError(
             f"unknown service {given!r}",
             remedy=f"use one of {', '.join(sorted(SHIPPED))}, or the path of a Python file (.py)",
             code=ExitCode.USAGE,
+            error_code="TV0401",
         )
     return str(path)
 

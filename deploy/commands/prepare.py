@@ -101,7 +101,7 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CommandError(f"{path}: {error}", code=ExitCode.USAGE) from error
+        raise CommandError(f"{path}: {error}", code=ExitCode.USAGE, error_code="TV0721") from error
     known = node_options()
 
     def wrong(key: str, problem: str, remedy: str = "") -> CommandError:
@@ -109,7 +109,9 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         key = re.sub("[-_]", "[-_]", re.escape(key.replace("-", "_")))
         at = next((n for n, line in lines if re.match(rf'\s*\[*"?{key}"?\s*[=.\]]', line)), None)
         where = f"{path}, line {at}" if at else str(path)
-        return CommandError(f"{where}: {problem}", remedy=remedy, code=ExitCode.USAGE)
+        return CommandError(
+            f"{where}: {problem}", remedy=remedy, code=ExitCode.USAGE, error_code="TV0721"
+        )
 
     words: list[str] = []
     seen: dict[str, str] = {}
@@ -147,7 +149,9 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         key = error.param.opts[0][2:] if error.param is not None else ""
         raise wrong(key, f"{key}: {error.message}") from error
     except click.UsageError as error:
-        raise CommandError(f"{path}: {error.message}", code=ExitCode.USAGE) from error
+        raise CommandError(
+            f"{path}: {error.message}", code=ExitCode.USAGE, error_code="TV0721"
+        ) from error
 
 
 def _words(option: click.Option, key: str, value: Any, wrong: Any) -> list[str]:

@@ -43,11 +43,11 @@ def status(directory: Path | None, as_json: bool) -> int:
                 raise
             raise problem from None
         if problem is not None:
-            warn(f"error: {problem.problem}\nremedy: {problem.remedy}")
+            warn(f"error {problem.error_code}: {problem.problem}\nremedy: {problem.remedy}")
         return ExitCode.NOT_UP
     problem = None if state["managed"] else layout.problem()
     if problem is not None:
-        warn(f"warning: {problem.problem}: the next supervisor could not read it")
+        warn(f"warning {problem.error_code}: {problem.problem}: the next supervisor cannot read it")
     if as_json:
         print_json(state)
     else:
@@ -73,11 +73,14 @@ def _report_orphans(layout: Layout, *, as_json: bool) -> bool:
         return True
     if supervisor is not None:
         others = ", ".join(orphans)
-        warn(f"the supervisor (process {supervisor}) runs and cannot be reached, with {others}")
+        warn(
+            f"error TV0715: the supervisor (process {supervisor}) runs and cannot be reached, "
+            f"with {others}"
+        )
         warn(f"remedy: `{layout.command('down')}` ends it")
         return True
     for name, pid in orphans.items():
-        warn(f"{name}: process {pid} runs without a supervisor")
+        warn(f"error TV0708: {name}: process {pid} runs without a supervisor")
     if message:
         warn(message)
     warn(

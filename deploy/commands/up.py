@@ -168,6 +168,7 @@ def _check_security(files: dict[str, str | None]) -> None:
         return
     from voter.access import Access  # noqa: PLC0415 - slow
     from voter.config import Security  # noqa: PLC0415
+    from voter.errors import CertificateError  # noqa: PLC0415
 
     if files["tls_certificate"] and not files["tls_key"]:
         raise click.UsageError("--tls-certificate needs --tls-key, the file with its private key")
@@ -184,7 +185,7 @@ def _check_security(files: dict[str, str | None]) -> None:
         ) from error
     access = Access(security, Path("/"))
     if access.problem:
-        raise CommandError(access.problem, code=ExitCode.USAGE)
+        raise CertificateError(access.problem)
 
 
 def _warn_of_open_ports(settings: Settings) -> None:
@@ -192,12 +193,12 @@ def _warn_of_open_ports(settings: Settings) -> None:
     if settings.tls_client_ca is not None or settings.tokens is not None:
         if settings.tls_certificate is None and not _is_local(settings.http, settings.native):
             warn(
-                "warning: tokens are sent unencrypted to other hosts: use --tls-certificate and "
-                "--tls-key"
+                "warning TV0956: tokens are sent unencrypted to other hosts: use --tls-certificate "
+                "and --tls-key"
             )
     elif not _is_local(settings.http, settings.native):
         warn(
-            "warning: every host that reaches this one can read and write: use --tokens or "
+            "warning TV0956: every host that reaches this one can read and write: use --tokens or "
             "--tls-client-ca, with --tls-certificate (docs/security.md)"
         )
 
@@ -220,7 +221,10 @@ def _delete_journal(layout: Layout, progress: StepPrinter, *, confirm: bool) -> 
     if confirm:
         if not sys.stdin.isatty():
             raise CommandError(
-                f"{what} would be deleted", remedy="add --yes to confirm", code=ExitCode.USAGE
+                f"{what} would be deleted",
+                remedy="add --yes to confirm",
+                code=ExitCode.USAGE,
+                error_code="TV0720",
             )
         click.confirm(f"{what} will be deleted. Continue?", abort=True, err=True)
     delete_journal(layout)
@@ -239,6 +243,7 @@ def _function(given: str | None, key: Path | None) -> str | None:
             remedy="use --function guest --key FILE; or --function unix:PATH, where `trivisor "
             "function --key FILE --listen PATH` runs",
             code=ExitCode.USAGE,
+            error_code="TV0007",
         )
     if key is not None:
         read_key(key)  # report an error in it before anything starts
@@ -249,6 +254,7 @@ def _function(given: str | None, key: Path | None) -> str | None:
             f"unknown place {given!r} of a function",
             remedy="use --function guest, or unix:PATH",
             code=ExitCode.USAGE,
+            error_code="TV0006",
         )
     check_unix_path(str(Path(path).absolute()))
     return f"unix:{Path(path).absolute()}"

@@ -28,6 +28,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from guests.errors import CodedError
+
 __all__ = ["REQUEST_HEADER", "Access", "Forbidden"]
 
 TOKEN_LIFE = 600.0
@@ -42,11 +44,13 @@ REQUEST_HEADER = "X-Trivisor"
 """Header of requests that change something: other sites' pages cannot set it."""
 
 
-class Forbidden(Exception):
+class Forbidden(CodedError):
     """A request that is rejected; the text says why and what to do."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
+    error_code = "TV0904"
+
+    def __init__(self, status: int, text: str, error_code: str = "") -> None:
+        super().__init__(text, error_code=error_code)
         self.status = status
 
 
@@ -95,7 +99,8 @@ class Access:
         session = request.cookies.get(self.cookie, "")
         if self._clock() < self._sessions.get(_digest(session), 0.0):
             return session
-        raise Forbidden(401, "not logged in: `trivisor dashboard` prints a link that logs you in")
+        text = "not logged in: `trivisor dashboard` prints a link that logs you in"
+        raise Forbidden(401, text, error_code="TV0901")
 
     def is_live(self, session: str) -> bool:
         """Return whether a session has neither ended nor expired."""
@@ -108,6 +113,7 @@ class Access:
             raise Forbidden(
                 421,
                 f"this server does not have the name {host[:80]!r}: use its address or localhost",
+                error_code="TV0903",
             )
         site = request.headers.get("Sec-Fetch-Site", "none")
         mode = request.headers.get("Sec-Fetch-Mode", "navigate")

@@ -99,7 +99,7 @@ class Collector:
             try:
                 await self.sample()
             except Exception:  # noqa: BLE001 - costs one sample, never the supervisor
-                _log.exception("the dashboard has no sample")
+                _log.exception("the dashboard has no sample", error_code="TV0908")
             if self.watchers:
                 await asyncio.sleep(WATCHED_INTERVAL)  # a period, not a condition
                 continue

@@ -10,7 +10,8 @@ POST /api/inject   {"kind", "guest", "seconds": number or null}
 POST /api/heal     {"guest"}; answered when the guest votes again
 =================  =============================================================================
 
-An error is {"error", "remedy"}.  ``Access`` says who may do what.  Nobody can make memory grow:
+An error is {"error", "remedy", "error_code"}.  ``Access`` says who may do what.  Nobody can make
+memory grow:
 connections, streams, bodies and what is buffered for one reader are bounded.
 """
 
@@ -30,6 +31,7 @@ from aiohttp import web
 from deploy.dashboard.access import Access, Forbidden
 from deploy.dashboard.collector import Collector, NodeSource
 from deploy.errors import DeployError
+from voter.commands.terminal import code_of
 
 __all__ = ["MOST_CONNECTIONS", "MOST_STREAMS", "DashboardServer"]
 
@@ -169,7 +171,7 @@ class DashboardServer:
             self._access.check_site(request)
             answer = await handler(request)
         except Forbidden as error:
-            answer = _problem(error.status, str(error))
+            answer = _problem(error.status, str(error), code=error.error_code)
         except web.HTTPRequestEntityTooLarge:
             answer = _problem(413, f"the request is larger than {BODY_LIMIT} bytes")
         except web.HTTPException as error:
@@ -179,11 +181,11 @@ class DashboardServer:
         except TimeoutError:
             answer = _problem(408, f"the request was not complete within {REQUEST_TIMEOUT:g} s")
         except DeployError as error:
-            answer = _problem(409, error.problem, error.remedy)
+            answer = _problem(409, error.problem, error.remedy, code=code_of(error))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             answer = _problem(400, str(error))
         except OSError as error:
-            answer = _problem(500, str(error))
+            answer = _problem(500, str(error), code=code_of(error))
         if not answer.prepared:
             answer.headers.update(_HEADERS)
         return answer
@@ -202,7 +204,9 @@ class DashboardServer:
         session = self._access.log_in(order.token)
         if session is None:
             raise Forbidden(
-                403, "this link was used already or is too old: `trivisor dashboard` prints another"
+                403,
+                "this link was used already or is too old: `trivisor dashboard` prints another",
+                error_code="TV0902",
             )
         answer = web.Response(status=204)
         self._access.set_cookie(answer, session)
@@ -221,7 +225,7 @@ class DashboardServer:
 
     def _check_room(self) -> None:
         if self._streams >= MOST_STREAMS:
-            raise Forbidden(503, f"{_TOO_MANY} (at most {MOST_STREAMS})")
+            raise Forbidden(503, f"{_TOO_MANY} (at most {MOST_STREAMS})", error_code="TV0905")
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         session = self._access.session_of(request)
@@ -283,7 +287,7 @@ class _Rejection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        body = msgspec.json.encode({"error": _TOO_MANY, "remedy": ""})
+        body = msgspec.json.encode({"error": _TOO_MANY, "remedy": "", "error_code": "TV0905"})
         head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(body)}\r\n"
         head += "Content-Type: application/json\r\nConnection: close\r\nRetry-After: 30\r\n\r\n"
         transport.write(head.encode() + body)
@@ -314,6 +318,7 @@ async def _read(request: web.Request, kind: type[_O]) -> _O:
         return msgspec.json.decode(await request.read(), type=kind)
 
 
-def _problem(status: int, text: str, remedy: str = "") -> web.Response:
+def _problem(status: int, text: str, remedy: str = "", code: str = "TV0906") -> web.Response:
     headers = {"Cache-Control": "no-store"}
-    return web.json_response({"error": text, "remedy": remedy}, status=status, headers=headers)
+    document = {"error": text, "remedy": remedy, "error_code": code}
+    return web.json_response(document, status=status, headers=headers)

@@ -130,7 +130,12 @@ class LogFile:
             import structlog  # noqa: PLC0415 - slow, rarely needed
 
             _log = structlog.get_logger(__name__)
-            _log.error("a process runs without a log", path=str(self.path), reason=str(error))
+            _log.error(
+                "a process runs without a log",
+                path=str(self.path),
+                reason=str(error),
+                error_code="TV0730",
+            )
             fd = os.open(os.devnull, flags)
         return os.fdopen(fd, "wb", buffering=0)
 
@@ -227,6 +232,7 @@ def short_link(path: Path) -> Path:
         f"libvirt needs a short name without commas for {path}, and this user cannot make a "
         f"symbolic link {name} in {' or '.join(LINK_PLACES)}",
         remedy="choose a directory (--dir) of at most 60 bytes without commas and equals signs",
+        error_code="TV0703",
     )
 
 

@@ -168,7 +168,9 @@ def require_libraries(*names: str, purpose: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise CannotRunHere(f"{purpose} need {name}", remedy=how_to_pip(name)) from error
+            raise CannotRunHere(
+                f"{purpose} need {name}", remedy=how_to_pip(name), error_code="TV0722"
+            ) from error
 
 
 def runs_systems_python() -> bool:

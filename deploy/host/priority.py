@@ -43,7 +43,13 @@ async def set_nice(pid: int, *, nice: int) -> bool:
         _set_threads(pid, nice)
         await _set_group(pid, nice)
     except OSError as error:
-        _log.warning("cannot set a guest's priority", pid=pid, nice=nice, error=str(error))
+        _log.warning(
+            "cannot set a guest's priority",
+            pid=pid,
+            nice=nice,
+            error=str(error),
+            error_code="TV0120",
+        )
         return False
     return True
 
@@ -61,7 +67,9 @@ async def set_lowest(pid: int, *, revertible_to: int) -> bool:
         if group:
             await _set_group(pid, LOWEST)
     except OSError as error:
-        _log.warning("cannot lower a guest's priority", pid=pid, error=str(error))
+        _log.warning(
+            "cannot lower a guest's priority", pid=pid, error=str(error), error_code="TV0120"
+        )
         return False
     return threads or group
 

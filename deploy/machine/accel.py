@@ -107,7 +107,9 @@ async def decide(
         remedy = "use --accel tcg (slower, works everywhere), or a host with (nested) KVM"
         if facts.device is not None and facts.device.endswith("denied"):
             remedy = "join the group that owns it (usermod -aG kvm USER), and log in again"
-        raise CannotRunHere(f"KVM does not work here: {choice.reason}", remedy=remedy)
+        raise CannotRunHere(
+            f"KVM does not work here: {choice.reason}", remedy=remedy, error_code="TV0102"
+        )
     if final:
         _write(cache, _Record(facts=facts, choice=choice))
     seconds = round(time.monotonic() - begin, 2)

@@ -101,7 +101,9 @@ async def start_qemu(*arguments: str, pass_fds: tuple[int, ...] = ()) -> asyncio
             pass_fds=pass_fds,
         )
     except FileNotFoundError as error:
-        raise CannotRunHere(f"{_EMULATOR} is missing", remedy=how_to_install(_EMULATOR)) from error
+        raise CannotRunHere(
+            f"{_EMULATOR} is missing", remedy=how_to_install(_EMULATOR), error_code="TV0103"
+        ) from error
 
 
 async def _read(process: asyncio.subprocess.Process, console: Console, watch: BootWatch) -> None:

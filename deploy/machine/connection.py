@@ -93,7 +93,7 @@ class _EventThread:
             try:
                 libvirt.virEventRunDefaultImpl()
             except libvirt.libvirtError as error:
-                _log.warning("libvirt's event loop failed", error=str(error))
+                _log.warning("libvirt's event loop failed", error=str(error), error_code="TV0122")
 
 
 class Connection:
@@ -145,6 +145,7 @@ class Connection:
             raise CannotRunHere(
                 f"cannot open {target}: libvirt's daemon did not answer within {timeout:g} s",
                 remedy=_restart(target),
+                error_code="TV0108",
             ) from error
         connection = cls(target, handle, arrived, reopened)
         try:
@@ -221,7 +222,7 @@ class Connection:
         self.problem = f"the connection to {self._target} is lost: {reason}; " + (
             _restart(self._target) if reason == _HANGS else _start(self._target)
         )
-        _log.error("libvirt is lost", problem=self.problem)
+        _log.error("libvirt is lost", problem=self.problem, error_code="TV0109")
         if self._reopening is None or self._reopening.done():
             self._reopening = asyncio.create_task(self._reopen(), name="reopen libvirt")
 
@@ -293,21 +294,28 @@ def opening_error(text: str, target: str) -> DeployError:
             f"libvirt needs a user account that this host does not have: {text}",
             remedy="run: addgroup --system libvirt-qemu; adduser --system --ingroup libvirt-qemu"
             " --disabled-login --home /var/lib/libvirt --no-create-home libvirt-qemu",
+            error_code="TV0105",
         )
     if "driver.pid" in text or "already open" in text:
         return AlreadyUp(
             f"libvirt at {target} is in use: {text}",
             remedy="end the process that uses it, or choose another directory (--dir)",
+            error_code="TV0106",
         )
     if "Failed to create state dir" in text:  # without root, libvirt keeps files in the home
         return CannotRunHere(
             f"libvirt cannot write its files: {text}",
             remedy="set XDG_CACHE_HOME to a directory that this user may write",
+            error_code="TV0107",
         )
     problem = f"cannot open {target}: {text}"
     if target.startswith(EMBED):
-        return CannotRunHere(problem, remedy=how_to_install("qemu-system-x86_64", DRIVER))
-    return CannotRunHere(problem, remedy=f"{_remedy(text, target)}; or use --connect {EMBED}")
+        return CannotRunHere(
+            problem, remedy=how_to_install("qemu-system-x86_64", DRIVER), error_code="TV0103"
+        )
+    return CannotRunHere(
+        problem, remedy=f"{_remedy(text, target)}; or use --connect {EMBED}", error_code="TV0104"
+    )
 
 
 def _remedy(text: str, target: str) -> str:

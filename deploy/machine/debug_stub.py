@@ -78,7 +78,9 @@ async def debug_stub(
         command = f"gdbserver {monitor_word(stub_device(path))}"
         answer = await domain.monitor(command, timeout=_TIMEOUT)
         if not answer.startswith("Waiting for gdb"):
-            raise HypervisorFailed(f"QEMU has no debug stub at {path}: {answer}")
+            raise HypervisorFailed(
+                f"QEMU has no debug stub at {path}: {answer}", error_code="TV0534"
+            )
         yield path
     finally:
         shutil.rmtree(place, ignore_errors=True)

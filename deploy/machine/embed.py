@@ -95,9 +95,13 @@ def check_owner(root: Path) -> None:
     try:
         owner = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeError) as error:
-        raise HypervisorFailed(f"libvirt does not use {root}: {error}") from error
+        raise HypervisorFailed(
+            f"libvirt does not use {root}: {error}", error_code="TV0118"
+        ) from error
     if owner != str(os.getpid()):
-        raise HypervisorFailed(f"libvirt does not use {root}: {file} names process {owner}")
+        raise HypervisorFailed(
+            f"libvirt does not use {root}: {file} names process {owner}", error_code="TV0118"
+        )
     _checked.add(root)
 
 
@@ -122,7 +126,9 @@ def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
         try:
             _copy(capabilities, root / _CAPABILITIES)
         except OSError as error:
-            _log.warning("cannot use the cache of QEMU's capabilities", error=str(error))
+            _log.warning(
+                "cannot use the cache of QEMU's capabilities", error=str(error), error_code="TV0123"
+            )
 
 
 def keep_capabilities(root: Path, capabilities: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import structlog
 
-from deploy.errors import GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
+from deploy.errors import GuestEnded, GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
 from deploy.host.priority import Yielding
 from deploy.machine import qemu
 from deploy.machine.account import Account, confine
@@ -126,9 +126,8 @@ class Guest:
     async def boot(self, progress: Progress = lambda _: None) -> None:
         """Start it cold and wait for its ready line; start it again if it panics.
 
-        Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises
-        GuestNeverReady after BOOT_ATTEMPTS boots that failed, or one that made no progress (the VM
-        is ended then), HypervisorFailed if QEMU cannot be started.
+        Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises, its VM
+        ended, GuestNeverReady (BOOT_ATTEMPTS failed, or one made no progress), HypervisorFailed.
         """
         async with self._lock:
             await self._boot(progress)
@@ -235,16 +234,17 @@ class Guest:
             self._require(GuestState.ABSENT)
             state = await domain.state()
             if state not in (RunState.RUNNING, RunState.PAUSED):
-                raise HypervisorFailed(f"guest {self.name} is {state.value}, not running")
+                raise GuestEnded(f"guest {self.name} is {state.value}, not running")
             self._watch(domain, pid)
             await self._listen_to_console()
             if self.pid is None:
-                raise HypervisorFailed(f"guest {self.name} ended as it was adopted")
+                raise GuestEnded(f"guest {self.name} ended as it was adopted")
             self.clean = True
             # Its former owner may have ended with another priority set.
             await self._yielding.end(pid)
-            paused = state is RunState.PAUSED
-            self._set(GuestState.PAUSED if paused else GuestState.READY, "adopted")
+            self._set(
+                GuestState.PAUSED if state is RunState.PAUSED else GuestState.READY, "adopted"
+            )
             self.open_link()
 
     def mark_dead(self) -> None:
@@ -260,7 +260,7 @@ class Guest:
             try:
                 await self._clear_away()
             except HypervisorFailed as error:  # its QEMU has ended, and must leave no files
-                _log.warning("libvirt keeps an ended guest", guest=self.name, error=str(error))
+                self._warn("libvirt keeps an ended guest", "TV0124", error)
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")
             self.clean = False
@@ -291,7 +291,7 @@ class Guest:
             why = f"{watch.failure or self._ending}{last}, at attempt {attempt}"
             if attempt == BOOT_ATTEMPTS or not watch.transient:
                 raise GuestNeverReady(self.name, why=why, console=self.tail())
-            _log.warning("a boot failed", guest=self.name, why=why)
+            self._warn("a boot failed", "TV0101", why)
             progress(f"{self.name} does not boot ({why}): trying again")
 
     async def _boot_once(self, watch: BootWatch, ends: float, progress: Progress) -> None:
@@ -339,7 +339,7 @@ class Guest:
             if paused or await self._running_domain().state() is RunState.PAUSED:
                 await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
         except HypervisorFailed as error:
-            _log.warning("cannot restore a guest in place", guest=self.name, error=str(error))
+            self._warn("cannot restore a guest in place", "TV0125", error)
             await self.kill("its snapshot could not be loaded")
             if isinstance(error, HypervisorLost):
                 raise
@@ -363,7 +363,7 @@ class Guest:
             await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_SAVE_TIMEOUT)
             await self._running_domain().resume()
         except HypervisorFailed as error:
-            _log.warning("cannot start a guest's snapshot", guest=self.name, error=str(error))
+            self._warn("cannot start a guest's snapshot", "TV0125", error)
             await self._abort_start()
             if isinstance(error, HypervisorLost):
                 raise
@@ -382,14 +382,13 @@ class Guest:
         self.console.mark("started")
         domain = self._domain = await self._attached().start_paused(self._xml, self._yielding.begin)
         try:
-            pid = qemu.find_qemu(self.spec.uuid, disk=Path(self.spec.disk))
-            if pid is None:
+            if (pid := qemu.find_qemu(self.spec.uuid, disk=Path(self.spec.disk))) is None:
                 raise ProcessLookupError("its QEMU is not found")
             process = self._watch(domain, pid)
             confine(self.spec, self._account)
             await self._listen_to_console()
         except OSError as error:
-            raise HypervisorFailed(f"guest {self.name} ended as it started: {error}") from error
+            raise GuestEnded(f"guest {self.name} ended as it started: {error}") from error
         await self._yielding.started(pid)
         qemu.limit_file_size(pid, memory_mib=self.spec.memory_mib, account=self._account)
         return process
@@ -426,8 +425,7 @@ class Guest:
 
     async def _monitor(self, line: str, *, timeout: float) -> None:
         """Run a monitor command that prints nothing on success.  Raises HypervisorFailed."""
-        answer = await self._running_domain().monitor(line, timeout=timeout)
-        if answer:
+        if answer := await self._running_domain().monitor(line, timeout=timeout):
             raise HypervisorFailed(f"QEMU of guest {self.name} rejected `{line}`: {answer}")
 
     # ---- changes from outside
@@ -458,7 +456,7 @@ class Guest:
             try:
                 paused = await self._running_domain().state() is RunState.PAUSED
             except HypervisorFailed as error:
-                _log.warning("a guest's state is unknown", guest=self.name, error=str(error))
+                self._warn("a guest's state is unknown", "TV0126", error)
                 return
             if self._is(GuestState.READY if paused else GuestState.PAUSED):
                 self._set(GuestState.PAUSED if paused else GuestState.READY, "from outside")
@@ -475,9 +473,11 @@ class Guest:
         for callback in list(self._subscribers):
             callback(event)
 
+    def _warn(self, event: str, error_code: str, error: object) -> None:
+        _log.warning(event, guest=self.name, error=str(error), error_code=error_code)
+
     def _is(self, *states: GuestState) -> bool:
-        """Return whether it is in one of the states now; any await may change that."""
-        return self.state in states
+        return self.state in states  # any await may change that
 
     def _require(self, *states: GuestState) -> None:
         if self.state not in states:
@@ -491,7 +491,7 @@ class Guest:
 
     def _running_domain(self) -> Domain:
         if self._domain is None or self.pid is None:
-            raise HypervisorFailed(f"guest {self.name} has no QEMU")
+            raise GuestEnded(f"guest {self.name} has no QEMU")
         return self._domain
 
     def _task(self, coroutine: Coroutine[None, None, None], what: str) -> None:

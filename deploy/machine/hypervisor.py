@@ -130,6 +130,7 @@ class Hypervisor:
                 raise CannotRunHere(
                     f"cannot make libvirt's directory {root}: {error.strerror}",
                     remedy="choose a writable directory (--dir)",
+                    error_code="TV0704",
                 ) from error
             sweep_links()
             target = embed_uri(carried_root(root))
@@ -302,6 +303,7 @@ class Hypervisor:
                 f"{name} (uuid {uuid})",
                 remedy=f"if nobody needs that domain: {virsh} destroy {name}; {virsh} undefine "
                 f"{name}",
+                error_code="TV0112",
             )
 
     def _arrived(self, uuid: str, event: int) -> None:
@@ -428,7 +430,11 @@ async def finish(work: Coroutine[None, None, None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if not task.cancelled() and task.exception() is not None:
-            _log.warning("failed after its caller was cancelled", error=str(task.exception()))
+            _log.warning(
+                "failed after its caller was cancelled",
+                error=str(task.exception()),
+                error_code="TV0127",
+            )
         raise
 
 

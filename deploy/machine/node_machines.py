@@ -121,7 +121,7 @@ class NodeMachines:
             try:
                 verify(self._image)
             except ImageError as error:
-                raise DeployError(str(error)) from error
+                raise DeployError(str(error), error_code="TV0206") from error
         check_path(self.spec.directory)
         check_socket_paths(socket_paths(self.spec))
         try:
@@ -130,6 +130,7 @@ class NodeMachines:
             raise CannotRunHere(
                 f"cannot make the directory {self._directory}: {error.strerror}",
                 remedy="choose a writable directory (--dir)",
+                error_code="TV0704",
             ) from error
         self._lock.take()
         try:
@@ -212,6 +213,7 @@ class NodeMachines:
                 raise ForeignState(
                     f"{stray[0]} exists, but the directory has no node's record",
                     remedy="move this file away, or choose another directory (--dir)",
+                    error_code="TV0705",
                 )
         return record
 
@@ -291,7 +293,13 @@ class NodeMachines:
         try:
             await guest.adopt(domain, pid)
         except (DeployError, OSError) as error:
-            _log.warning("cannot adopt a guest", guest=guest.name, pid=pid, error=str(error))
+            _log.warning(
+                "cannot adopt a guest",
+                guest=guest.name,
+                pid=pid,
+                error=str(error),
+                error_code="TV0128",
+            )
             return False
         return True
 
@@ -337,14 +345,21 @@ class NodeMachines:
         try:
             hypervisor = await Hypervisor.open(spec.uri, timeout=_END_TIMEOUT)
         except CannotRunHere as error:
-            _log.warning("the guests are ended without libvirt", error=str(error))
+            _log.warning(
+                "the guests are ended without libvirt", error=str(error), error_code="TV0129"
+            )
             return
         try:
             for guest in spec.guests:
                 if not await hypervisor.remove(guest.uuid, (spec.uuid, guest.name)):
-                    _log.warning("another node's domain is left", guest=guest.name, uuid=guest.uuid)
+                    _log.warning(
+                        "another node's domain is left",
+                        guest=guest.name,
+                        uuid=guest.uuid,
+                        error_code="TV0112",
+                    )
         except HypervisorFailed as error:
-            _log.warning("libvirt keeps ended guests", error=str(error))
+            _log.warning("libvirt keeps ended guests", error=str(error), error_code="TV0124")
         finally:
             await hypervisor.close()
 

@@ -52,6 +52,7 @@ class MachinesLock:
                 raise CannotRunHere(
                     f"cannot write {self._path}: {error.strerror}",
                     remedy="choose a writable directory (--dir)",
+                    error_code="TV0704",
                 ) from error
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,6 +61,7 @@ class MachinesLock:
                 raise AlreadyUp(
                     f"another process owns the guests in {self._path.parent}",
                     remedy="use that one, or choose another directory (--dir)",
+                    error_code="TV0707",
                 ) from error
             if self._is_current(fd):
                 self._fd = fd
@@ -106,13 +108,19 @@ def read_record(directory: Path) -> MachinesRecord | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ForeignState(f"cannot read {path}: {error.strerror}", remedy=remedy) from error
+        raise ForeignState(
+            f"cannot read {path}: {error.strerror}", remedy=remedy, error_code="TV0706"
+        ) from error
     try:
         record = msgspec.json.decode(data, type=MachinesRecord)
     except msgspec.MsgspecError as error:
-        raise ForeignState(f"{path} is not a node's record: {error}", remedy=remedy) from error
+        raise ForeignState(
+            f"{path} is not a node's record: {error}", remedy=remedy, error_code="TV0706"
+        ) from error
     if record.format != _FORMAT:
-        raise ForeignState(f"{path} has format {record.format}, not {_FORMAT}", remedy=remedy)
+        raise ForeignState(
+            f"{path} has format {record.format}, not {_FORMAT}", remedy=remedy, error_code="TV0706"
+        )
     return record if record.spec.directory == str(directory) else _relocated(record, directory)
 
 

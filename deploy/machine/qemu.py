@@ -63,7 +63,7 @@ def adopt_orphans() -> None:
         try:
             become_subreaper()
         except OSError as error:
-            _log.warning("cannot adopt QEMU processes", error=error.strerror)
+            _log.warning("cannot adopt QEMU processes", error=error.strerror, error_code="TV0128")
             return
         _reaper.start()
 
@@ -145,7 +145,12 @@ def limit_file_size(pid: int, *, memory_mib: int, account: Account | None = None
         else:
             run_as(account, "prlimit", f"--pid={pid}", f"--fsize={limit}")
     except (OSError, subprocess.CalledProcessError) as error:
-        _log.warning("cannot limit the size of a guest's files", pid=pid, error=str(error))
+        _log.warning(
+            "cannot limit the size of a guest's files",
+            pid=pid,
+            error=str(error),
+            error_code="TV0120",
+        )
 
 
 def last_message(log: Path) -> str:
@@ -171,10 +176,14 @@ async def make_snapshot_disk(path: Path) -> None:
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise CannotRunHere("qemu-img is missing", remedy=how_to_install("qemu-img")) from error
+        raise CannotRunHere(
+            "qemu-img is missing", remedy=how_to_install("qemu-img"), error_code="TV0103"
+        ) from error
     _, errors = await process.communicate()
     if process.returncode != 0:
-        raise HypervisorFailed(f"cannot make {path}: {errors.decode(errors='replace').strip()}")
+        raise HypervisorFailed(
+            f"cannot make {path}: {errors.decode(errors='replace').strip()}", error_code="TV0121"
+        )
     os.truncate(path, -(-path.stat().st_size // _SECTOR) * _SECTOR)
     path.chmod(0o600)  # it will hold the guest's memory
 

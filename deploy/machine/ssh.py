@@ -56,6 +56,8 @@ _PORTS = range(20_000, 32_000)
 class ShellFailed(DeployError):
     """The connection to a guest failed, its host key was wrong, or it did not answer in time."""
 
+    error_code = "TV0115"
+
 
 class NodeKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A node's keys.
@@ -129,6 +131,7 @@ def free_ports(count: int) -> tuple[int, ...]:
         raise CannotRunHere(
             f"no {count} free TCP ports from {_PORTS.start} to {_PORTS.stop - 1} on the loopback",
             remedy="list the listening programs: `ss -ltn`",
+            error_code="TV0116",
         )
     return tuple(found)
 

@@ -91,7 +91,9 @@ def end_orphans(
         if left:
             names = ", ".join(f"{each.name} (process {each.identity.pid})" for each in left)
             raise DeployError(
-                f"{names} could not be ended", remedy="repeat this as the user that started it"
+                f"{names} could not be ended",
+                remedy="repeat this as the user that started it",
+                error_code="TV0712",
             )
     finally:
         lock.release()
@@ -133,4 +135,5 @@ def _remove_files(
         raise DeployError(
             f"everything of the node has ended, but a file cannot be removed: {error}",
             remedy="remove it, or leave it for the next `trivisor up`",
+            error_code="TV0713",
         ) from error

@@ -238,7 +238,9 @@ class Layout:
         """Raise CommandError if systemd runs this node; ``instead`` is the command to use."""
         if self.system:
             raise CommandError(
-                f"systemd runs the node in {self.directory}", remedy=f"use `{instead}`"
+                f"systemd runs the node in {self.directory}",
+                remedy=f"use `{instead}`",
+                error_code="TV0711",
             )
 
     def prepare(self) -> None:
@@ -258,6 +260,7 @@ class Layout:
             raise ForeignState(
                 f"{self.directory} is not empty and not a node's directory",
                 remedy="choose an empty or new directory (--dir); nothing in this one was changed",
+                error_code="TV0705",
             )
         try:
             self.lock.touch(mode=0o600)  # marks the directory as a node's from here on
@@ -268,6 +271,7 @@ class Layout:
         return ForeignState(
             f"the directory {self.directory} cannot be used: {error.strerror}",
             remedy="choose a directory of your own (--dir)",
+            error_code="TV0704",
         )
 
     @property
@@ -307,6 +311,7 @@ class Layout:
             raise ForeignState(
                 f"{path} cannot be read: {error.strerror}",
                 remedy="check that the directory is yours; nothing in it was changed",
+                error_code="TV0706",
             ) from error
         # The directory may hold a journal: no remedy ever deletes more than this file.
         remedy = (
@@ -318,10 +323,14 @@ class Layout:
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema
             if schema != SCHEMA:
-                raise ForeignState(f"{path} has schema {schema}, not {SCHEMA}", remedy=remedy)
+                raise ForeignState(
+                    f"{path} has schema {schema}, not {SCHEMA}", remedy=remedy, error_code="TV0706"
+                )
             return msgspec.json.decode(data, type=kind)
         except msgspec.MsgspecError as error:
-            raise ForeignState(f"{path} is not a node's record: {error}", remedy=remedy) from error
+            raise ForeignState(
+                f"{path} is not a node's record: {error}", remedy=remedy, error_code="TV0706"
+            ) from error
 
     def write(self, record: NodeRecord | RunningRecord) -> None:
         """Replace the record atomically and durably.  Raises OSError."""
@@ -348,6 +357,7 @@ class Lock:
             raise ForeignState(
                 f"{self._layout.lock} cannot be opened: {error.strerror}",
                 remedy="choose a directory of your own (--dir)",
+                error_code="TV0704",
             ) from error
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -388,4 +398,5 @@ def already_up(layout: Layout, pid: int) -> AlreadyUp:
     return AlreadyUp(
         f"a node already runs in {layout.directory}: its supervisor is process {pid}",
         remedy=f"`{layout.command('status')}` shows it, `{layout.command('down')}` ends it",
+        error_code="TV0707",
     )

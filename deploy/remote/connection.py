@@ -51,6 +51,8 @@ _CHUNK = 1 << 16  # bytes sent or received at once
 class ConnectionLost(DeployError):
     """The connection broke after it was made: what ran on the host may still run."""
 
+    error_code = "TV0756"
+
 
 class SshTarget(NamedTuple):
     """Where to connect.  ``user`` None, ``port`` 0: those of ~/.ssh/config, or the default."""
@@ -284,6 +286,7 @@ def _options(target: SshTarget, identities: list[Path], known_hosts: Path | None
                 f"~/.ssh/config reaches {target.host} by {name}, which is not supported",
                 remedy="forward a port to it (ssh -L 2222:localhost:22 ...), and deploy to "
                 "USER@localhost:2222",
+                error_code="TV0755",
             )
     user = target.user or config.get("user") or getpass.getuser()
     host = config.get("hostname", target.host)
@@ -315,7 +318,7 @@ def _read_config(host: str) -> SSHConfigDict:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, paramiko.SSHException) as error:
-            raise DeployError(f"{file} cannot be read: {error}") from error
+            raise DeployError(f"{file} cannot be read: {error}", error_code="TV0755") from error
     try:
         return config.lookup(host)
     except (ImportError, OSError, paramiko.SSHException) as error:
@@ -323,6 +326,7 @@ def _read_config(host: str) -> SSHConfigDict:
             f"~/.ssh/config has a directive for {host} that is not supported here: {error}",
             remedy="give user, host, port and --identity on the command line, and set HOME to an "
             "empty directory",
+            error_code="TV0755",
         ) from error
 
 
@@ -341,6 +345,7 @@ def _load_known_hosts(client: SSHClient, options: _Options) -> None:
             raise DeployError(
                 f"the known hosts in {file} cannot be read: {error.strerror}",
                 remedy="correct its permissions, or name another file with --known-hosts",
+                error_code="TV0755",
             ) from error
         for line in lines:
             try:
@@ -416,6 +421,7 @@ def _authenticate(client: SSHClient, options: _Options) -> None:
                 f"no SSH connection to {options.user}@{_place(options)}: "
                 f"{str(error) or type(error).__name__}",
                 remedy=f"check `ssh -p {options.port} {options.user}@{options.host}`",
+                error_code="TV0750",
             ) from error
         transport = client.get_transport()
         assert transport is not None
@@ -424,26 +430,28 @@ def _authenticate(client: SSHClient, options: _Options) -> None:
             raise DeployError(
                 f"the host key of {_place(options)} ({fingerprint(key)}) is marked as revoked",
                 remedy="the host needs another key",
+                error_code="TV0753",
             )
         return
 
 
 def _dial(options: _Options) -> socket.socket:
     """Connect to the host's SSH port.  Raises DeployError."""
-    where = f"{options.host} port {options.port}"
     try:
         connection = socket.create_connection((options.host, options.port), CONNECT_TIMEOUT)
     except (socket.gaierror, UnicodeError) as error:
         raise DeployError(
             f"the name {options.host!r} cannot be resolved: {getattr(error, 'strerror', error)}",
             remedy="check its spelling and this machine's DNS, or give the host's IP address",
+            error_code="TV0750",
         ) from error
     except OSError as error:
         why = error.strerror or f"no answer within {CONNECT_TIMEOUT:g} s"
         raise DeployError(
-            f"{where} cannot be reached: {why}",
+            f"{options.host} port {options.port} cannot be reached: {why}",
             remedy="check that the host is up, that an SSH server listens on this port, and that "
             "no firewall is in between",
+            error_code="TV0750",
         ) from error
     # Otherwise a connection that is cut without a message lives for a quarter of an hour.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000)
@@ -451,13 +459,13 @@ def _dial(options: _Options) -> socket.socket:
 
 
 def _unknown(options: _Options, key: PKey) -> DeployError:
-    kind = key.get_name()
-    short = kind.removeprefix("ssh-").partition("-")[0]
+    short = key.get_name().removeprefix("ssh-").partition("-")[0]
     return DeployError(
-        f"the host key of {_place(options)} is not known: {kind} {fingerprint(key)} (looked in "
-        f"{', '.join(map(str, options.known_hosts))})",
+        f"the host key of {_place(options)} is not known: {key.get_name()} "
+        f"{fingerprint(key)} (looked in {', '.join(map(str, options.known_hosts))})",
         remedy=f"compare it, on the host, with `ssh-keygen -lf /etc/ssh/ssh_host_{short}_key.pub`; "
         f"if it is the same, accept it: {_scan(options, short)}",
+        error_code="TV0751",
     )
 
 
@@ -472,6 +480,7 @@ def _changed(options: _Options, key: PKey, expected: PKey) -> DeployError:
         remedy=f"compare it, on the host, with `ssh-keygen -lf /etc/ssh/ssh_host_{short}_key.pub`; "
         f"if it is the same, replace it: `ssh-keygen -R {place} -f {file}`, "
         f"then {_scan(options, short)}",
+        error_code="TV0752",
     )
 
 
@@ -487,4 +496,5 @@ def _rejected(options: _Options, why: str) -> DeployError:
         f"{_place(options)} accepts no key of this user for {options.user!r}: {why}",
         remedy=f"install one: `ssh-copy-id {port}{options.user}@{options.host}`; or name its file "
         "with --identity, or start an ssh-agent (keys only: passwords are not supported)",
+        error_code="TV0754",
     )

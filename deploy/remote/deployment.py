@@ -100,10 +100,13 @@ class Deployment:
             raise CannotRunHere(
                 f"{user} is not root on the host, and sudo is not installed there",
                 remedy="deploy as root (root@HOST), or install sudo and add the user to its group",
+                error_code="TV0757",
             )
         self._password = ask(f"{user}@{self._host.address}").encode() + b"\n"
         if self._password.count(b"\n") > 1 or self._password == b"\n":
-            raise DeployError("the password of sudo is empty or more than one line")
+            raise DeployError(
+                "the password of sudo is empty or more than one line", error_code="TV0757"
+            )
         # -k: with cached credentials it would not read the password, and the command would.
         prefix = "sudo -k -S -p '' -- "
         done = self._host.run(f"{prefix}true", stdin=self._password, timeout=CHECK_TIMEOUT)
@@ -116,15 +119,18 @@ class Deployment:
             return CannotRunHere(
                 f"{user} may not use sudo on the host: {' '.join(out.split())[-200:]}",
                 remedy=f"deploy as root, or run there, as root: adduser {user} sudo",
+                error_code="TV0757",
             )
         if "tty" in out:
             return CannotRunHere(
                 f"sudo on the host requires a terminal for {user}",
                 remedy=f"remove `requiretty` from /etc/sudoers there for {user}, or deploy as root",
+                error_code="TV0757",
             )
         return DeployError(
             f"sudo on the host does not accept this password of {user}",
             remedy="try again with that user's password on the host",
+            error_code="TV0757",
         )
 
     def settle(self, facts: Facts) -> Facts:
@@ -150,6 +156,7 @@ class Deployment:
         return AlreadyUp(
             f"another deploy runs on the host: {who}",
             remedy="wait for its end; `systemctl status trivisor-deploy` on the host shows it",
+            error_code="TV0758",
         )
 
     # ---- changes
@@ -177,6 +184,7 @@ class Deployment:
                 raise DeployError(
                     f"the host could not start the transaction: {_flat(done.out)}",
                     remedy="nothing was changed on the host; check its disk and `systemctl status`",
+                    error_code="TV0765",
                 )
             smoke = self.follow()
             if plan.mode in ("remove", "purge"):
@@ -237,9 +245,12 @@ class Deployment:
                 f"{reason}; the host could not undo all changes",
                 remedy=f"{cause + ', and ' if cause else ''}{see}; then `dpkg --audit` and "
                 "`trivisor deploy` again",
+                error_code="TV0766",
             )
         what = "; all changes on the host were undone" if kind == "rolled-back" else ""
-        raise DeployError(f"{reason or 'the transaction failed'}{what}", remedy=cause or see)
+        raise DeployError(
+            f"{reason or 'the transaction failed'}{what}", remedy=cause or see, error_code="TV0765"
+        )
 
     def verify(self, plan: Plan) -> Smoke:
         """Return the reply of a node that needs no change.  Raises DeployError."""
@@ -252,6 +263,7 @@ class Deployment:
             raise DeployError(
                 f"the node does not answer as it should: {_value(output, 'failed') or output}",
                 remedy="see `systemctl status trivisor` and `trivisor status` on the host",
+                error_code="TV0767",
             )
         return _smoke(_value(output, "smoke"))
 
@@ -264,6 +276,7 @@ class Deployment:
             raise DeployError(
                 f"there is no place for uploads on the host: {_flat(done.out)}",
                 remedy="check the directory /var/tmp there",
+                error_code="TV0768",
             )
         if package is not None and "@kept" not in done.out.splitlines():
             self._progress(f"uploading {package.file.name} ({package.size >> 20} MiB)")
@@ -278,6 +291,7 @@ class Deployment:
                 raise DeployError(
                     f"the package did not arrive as it was sent: {_flat(done.out) or 'checksum'}",
                     remedy="make room in the host's /var/tmp" if full else "run the command again",
+                    error_code="TV0768",
                 )
         elif package is not None:
             self._progress("the package was uploaded before")
@@ -292,7 +306,9 @@ class Deployment:
         unpack = f"umask 022; exec tar -x -C {shlex.quote(place)}"
         done = self._host.run(unpack, stdin=archive, timeout=CHECK_TIMEOUT)
         if done.status != 0:
-            raise DeployError(f"the settings could not be uploaded: {_flat(done.out)}")
+            raise DeployError(
+                f"the settings could not be uploaded: {_flat(done.out)}", error_code="TV0768"
+            )
         return place
 
     def _script(self, *words: str, root: bool) -> CommandResult:

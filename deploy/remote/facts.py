@@ -77,6 +77,7 @@ class Facts(NamedTuple):
             raise DeployError(
                 f"{self.get('user')} may not read /{name}",
                 remedy="deploy as root, or as a user with sudo",
+                error_code="TV0759",
             )
         for line in self.values.get("file", []):
             path, _, content = line.partition(" ")
@@ -102,6 +103,7 @@ def parse_facts(output: str) -> Facts:
         raise DeployError(
             f"the host's shell does not run scripts as expected; it printed {shown}",
             remedy="deploy as a user whose login shell is sh, bash, zsh or similar",
+            error_code="TV0759",
         )
     return Facts(dict(values))
 
@@ -123,6 +125,7 @@ def examine(
         raise CannotRunHere(
             f"dpkg on the host is in a broken state: {'; '.join(broken)[:300]}",
             remedy="repair it there: `dpkg --configure -a`, then `apt-get install -f`",
+            error_code="TV0760",
         )
     _require_space(facts, space)
     _require_port(facts, http)
@@ -138,11 +141,13 @@ def _require_debian(facts: Facts) -> None:
             remedy="use a host with Debian 12; or install there by hand Python "
             f"{PYTHON}, what Debian calls {_HOST_PACKAGES}, and the wheel of `./run package` "
             "(pip install), and start a node with `trivisor up`",
+            error_code="TV0759",
         )
     if facts.get("arch") not in ("amd64", "x86_64"):
         raise CannotRunHere(
             f"the host's architecture is {facts.get('arch')}, and the package is for amd64",
             remedy="use a host with an x86-64 processor and Debian's amd64",
+            error_code="TV0759",
         )
     python = facts.get("python")
     if python not in ("", PYTHON):
@@ -150,6 +155,7 @@ def _require_debian(facts: Facts) -> None:
             f"`python3` on the host is Python {python}, and the package is for Debian's {PYTHON}",
             remedy="make /usr/bin/python3 Debian's own again: "
             "`apt-get install --reinstall python3-minimal`",
+            error_code="TV0759",
         )
 
 
@@ -159,6 +165,7 @@ def _require_systemd(facts: Facts) -> None:
             f"the host is not run by systemd: process 1 is {facts.get('pid1') or 'unknown'} (is it "
             "a chroot, or a container?)",
             remedy="use a host with systemd; or start a node there without it, by `trivisor up`",
+            error_code="TV0759",
         )
 
 
@@ -182,6 +189,7 @@ def _require_space(facts: Facts, space: int) -> None:
                 "needed",
                 remedy=f"make room there; `du -xh --max-depth=2 {mount} | sort -h` shows what "
                 "takes it, `apt-get clean` deletes downloaded packages",
+                error_code="TV0761",
             )
 
 
@@ -200,6 +208,7 @@ def _require_port(facts: Facts, http: str) -> None:
                 f"port {port} of the host is in use{_owner(facts, port)}",
                 remedy="choose another address with --http HOST:PORT, or end that program; "
                 f"`ss -ltnp 'sport = :{port}'` shows it",
+                error_code="TV0762",
             )
 
 
@@ -237,6 +246,7 @@ def _memory(facts: Facts, guests: int, memory: int) -> list[HostFinding]:
             f"the host has {total} MiB of memory, and {guests} guests of {memory} MiB need "
             f"{needed} MiB",
             remedy="use --memory or --guests with less, or a host with more memory",
+            error_code="TV0761",
         )
     if available < needed and not facts.active:
         return [
@@ -273,7 +283,9 @@ def _virtualization(facts: Facts, accel: str) -> list[HostFinding]:
         remedy = f"load the kernel module: `modprobe {module}`"
     if accel == "kvm":
         raise CannotRunHere(
-            f"{problem}, and --accel kvm needs KVM", remedy=f"{remedy}; or use --accel auto"
+            f"{problem}, and --accel kvm needs KVM",
+            remedy=f"{remedy}; or use --accel auto",
+            error_code="TV0102",
         )
     return [HostFinding(f"{problem}: guests will run under TCG, slower", remedy)]
 

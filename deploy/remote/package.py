@@ -40,6 +40,7 @@ def find_package(directory: Path) -> Path:
         raise CannotRunHere(
             f"there is no package of Trivisor (trivisor_*.deb) in {directory}",
             remedy="make it with `./run package`, or name one with --package FILE",
+            error_code="TV0763",
         )
     return found[-1]
 
@@ -59,6 +60,7 @@ def read_package(file: Path) -> DebianPackage:
         raise DeployError(
             f"{file} is not a Debian package that can be read here: {error}",
             remedy="make it with `./run package`",
+            error_code="TV0763",
         ) from error
     fields = HeaderParser().parsestr(control)
     if fields["Package"] != "trivisor" or fields["Architecture"] not in ("amd64", "all"):
@@ -66,6 +68,7 @@ def read_package(file: Path) -> DebianPackage:
             f"{file} holds {fields['Package']} for {fields['Architecture']}, not trivisor for "
             "amd64",
             remedy="make the right one with `./run package`",
+            error_code="TV0763",
         )
     size = str(fields["Installed-Size"] or "0")
     return DebianPackage(

@@ -90,6 +90,7 @@ def settings_of(text: str) -> Settings:
         raise DeployError(
             f"the host's /{SETTINGS_FILE} cannot be used: {error}",
             remedy="correct it there, or move it away",
+            error_code="TV0764",
         ) from error
 
 
@@ -123,6 +124,7 @@ def merge_settings(text: str, wanted: dict[str, Any]) -> str:
         raise DeployError(
             f"the host's /{SETTINGS_FILE} cannot be edited automatically",
             remedy="put each key on one line there, before any table",
+            error_code="TV0764",
         )
     return merged
 

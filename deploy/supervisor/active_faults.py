@@ -62,12 +62,14 @@ class ActiveFaults:
             raise FaultRefused(
                 "this node does not allow faults",
                 remedy=self._how_to_allow,
+                error_code="TV0501",
             )
         self._port.check(kind, guest)
         if guest in self.active:
             raise FaultRefused(
                 f"{self.active[guest].kind} is already active in {guest}",
                 remedy=f"run `trivisor heal {guest}` first",
+                error_code="TV0502",
             )
         now = time.time()
         until = None if seconds is None else now + seconds
@@ -80,7 +82,14 @@ class ActiveFaults:
             raise
         record = FaultRecord(kind=kind, since=now, until=until, proof=proof)
         self._add(guest, record)
-        _log.warning("fault injected", guest=guest, kind=kind, seconds=seconds, proof=proof)
+        _log.warning(
+            "fault injected",
+            guest=guest,
+            kind=kind,
+            seconds=seconds,
+            proof=proof,
+            error_code="TV0512",
+        )
         return record
 
     async def resume(self, before: Mapping[str, FaultRecord]) -> None:
@@ -106,7 +115,12 @@ class ActiveFaults:
             try:
                 await self._heal(guest)
             except (DeployError, OSError) as error:
-                _log.error("cannot heal an expired fault", guest=guest, error=str(error))
+                _log.error(
+                    "cannot heal an expired fault",
+                    guest=guest,
+                    error=str(error),
+                    error_code="TV0510",
+                )
             if self.active.get(guest) is record:
                 self._timers[guest] = timer
                 await asyncio.sleep(RETRY_INTERVAL)  # no event reports that healing is possible

@@ -14,7 +14,8 @@ the process that connects is checked too (``voter.sockets.Trusted``): others get
     POST /campaign                   a running campaign's figures, for the dashboard
     POST /down                       answered at once; the process ends when the node is down
 
-The answer to a failed request is {"error", "remedy", "code"}; ``code`` is the CLI's exit code.
+The answer to a failed request is {"error", "remedy", "error_code", "code"}: ``error_code`` is for
+`trivisor explain`, ``code`` is the CLI's exit code.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from deploy.supervisor.metrics import SupervisorMetrics
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
-from voter.commands.terminal import ExitCode
+from voter.commands.terminal import ExitCode, code_of
 from voter.sockets import Trusted, listen_unix, peer_of
 
 __all__ = ["SupervisorControlServer"]
@@ -47,6 +48,8 @@ _log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+
+_BAD_REQUEST = "TV0734"
 
 MOST_SECONDS = 2_592_000
 """Longest time after which a fault is healed: 30 days."""
@@ -111,8 +114,12 @@ class SupervisorControlServer:
         if peer is None or self._trusted is None or not self._trusted.admits(peer):
             uid = "a user who has gone" if peer is None else f"uid {peer.uid}"
             _log.info("control refused", uid=uid, pid=peer and peer.pid, path=request.path[:200])
-            text = f"{uid} may not operate this node: only {self._trusted} may"
-            return _problem(403, text, "use sudo, or that user", ExitCode.NOT_ALLOWED)
+            refused = DeployError(
+                f"{uid} may not operate this node: only {self._trusted} may",
+                remedy="use sudo, or become that user",
+                error_code="TV0952",
+            )
+            return _problem(403, refused, ExitCode.NOT_ALLOWED)
         return await handler(request)
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
@@ -142,10 +149,12 @@ class SupervisorControlServer:
         try:
             return web.json_response(await self._voter.trace(request.match_info["name"]))
         except VoterRefused as error:
-            return _problem(404, error.detail, "", ExitCode.FAILED)
+            told = DeployError(error.detail, error_code=error.error_code)
+            return _problem(404, told, ExitCode.FAILED)
         except VoterUnreachable as error:
             remedy = "`trivisor status` shows when it answers again; ask again then"
-            return _problem(503, error.problem, remedy, ExitCode.NOT_UP)
+            lost = DeployError(error.problem, remedy=remedy, error_code=error.error_code)
+            return _problem(503, lost, ExitCode.NOT_UP)
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Inject)
@@ -169,6 +178,7 @@ class SupervisorControlServer:
         if self._dashboard is None:
             raise DeployError(
                 "this node has no dashboard",
+                error_code="TV0907",
                 remedy=f"start it with {self._supervisor.layout.option('dashboard', 'HOST:PORT')}",
             )
         return self._dashboard
@@ -218,17 +228,19 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except FaultRefused as error:
-        return _problem(409, error.problem, error.remedy, ExitCode.NOT_ALLOWED)
+        return _problem(409, error, ExitCode.NOT_ALLOWED)
     except UnknownGuest as error:
-        return _problem(404, error.problem, error.remedy, ExitCode.USAGE)
-    except DeployError as error:
-        return _problem(500, error.problem, error.remedy, ExitCode.FAILED)
-    except OSError as error:
-        return _problem(500, str(error), "", ExitCode.FAILED)
+        return _problem(404, error, ExitCode.USAGE)
+    except (DeployError, OSError) as error:
+        return _problem(500, error, ExitCode.FAILED)
     except (msgspec.MsgspecError, ValueError) as error:
-        return _problem(400, str(error), "", ExitCode.USAGE)
+        return _problem(400, error, ExitCode.USAGE)
 
 
-def _problem(status: int, text: str, remedy: str, code: ExitCode) -> web.Response:
-    _log.info("request failed", error=text)
-    return web.json_response({"error": text, "remedy": remedy, "code": int(code)}, status=status)
+def _problem(status: int, error: Exception, code: ExitCode) -> web.Response:
+    """Return the answer for an error: its text, its remedy, and the codes of it."""
+    text = str(getattr(error, "problem", error))
+    answer = {"error": text, "remedy": str(getattr(error, "remedy", "")), "code": int(code)}
+    answer["error_code"] = _BAD_REQUEST if status == 400 else code_of(error)
+    _log.info("request failed", error=text, error_code=answer["error_code"])
+    return web.json_response(answer, status=status)

@@ -64,6 +64,10 @@ class ManagedVoter:
             f"`systemctl restart {VOTER_UNIT}` restarts it"
         )
 
+    def error(self) -> VoterUnreachable:
+        """Return `problem` as an error."""
+        return VoterUnreachable(self.problem)
+
     def describe(self) -> dict[str, Any]:
         """Return the status of the voter's process."""
         return {
@@ -129,7 +133,11 @@ class ManagedVoter:
         try:
             written = self._layout.voter_config.stat().st_mtime
         except OSError as error:  # the voter that runs has read it
-            _log.warning("cannot compare the voter with its configuration", reason=str(error))
+            _log.warning(
+                "cannot compare the voter with its configuration",
+                reason=str(error),
+                error_code="TV0223",
+            )
             return
         if status is None or float(status["started"]) >= written:
             return

@@ -25,7 +25,7 @@ from deploy.supervisor.control_server import SupervisorControlServer
 from deploy.supervisor.shown_node import open_dashboard
 from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
-from voter.commands.terminal import ExitCode, LogStream
+from voter.commands.terminal import ExitCode, LogStream, code_of
 from voter.errors import VoterError
 from voter.notify import Notifier
 
@@ -111,9 +111,9 @@ def run_supervisor(
         failed_here = isinstance(error, HypervisorFailed | CannotRunHere | OSError)
         if failed_here and (problem := lack_of_room(layout.directory, START_ROOM)):
             remedy = f"perhaps the disk is too small: {problem}" + (f"; {remedy}" * bool(remedy))
-        _log.error("the start failed", error=text, remedy=remedy)
+        _log.error("the start failed", error=text, remedy=remedy, error_code=code_of(error))
         code = exit_code(error)
-        report({"error": text, "remedy": remedy, "code": int(code)})
+        report({"error": text, "remedy": remedy, "error_code": code_of(error), "code": int(code)})
         return code
     finally:
         report.close()
@@ -130,6 +130,7 @@ def _check_place(layout: Layout) -> None:
             f"the node was started in {os.readlink('/proc/self/cwd')}, and {layout.directory} is "
             "another directory now",
             remedy="end the node with `trivisor down` in the directory that it was moved to",
+            error_code="TV0723",
         )
 
 

@@ -185,7 +185,13 @@ class Repairer:
             policy.reported = True
             self.last_error.setdefault(name, why)
             self._history.add("repair abandoned", name, why=why, repairs=policy.consecutive)
-            _log.error("repair abandoned", guest=name, why=why, repairs=policy.consecutive)
+            _log.error(
+                "repair abandoned",
+                guest=name,
+                why=why,
+                repairs=policy.consecutive,
+                error_code="TV0718",
+            )
         spare = len(self._observer.voting - {name}) >= self._need
         if is_flapping(view) and view.vm == "ready" and spare:
             self.last_error[name] = f"{why}; it was ended"
@@ -196,7 +202,10 @@ class Repairer:
             await self._guests[name].kill()
         except (DeployError, OSError) as error:
             _log.error(
-                "cannot end a guest whose repair was abandoned", guest=name, error=str(error)
+                "cannot end a guest whose repair was abandoned",
+                guest=name,
+                error=str(error),
+                error_code="TV0718",
             )
 
     def _view(self, name: str, now: float) -> ReplicaView:
@@ -236,7 +245,7 @@ class Repairer:
                 "error": self.last_error[name], "abandoned": policy.abandoned
             }  # fmt: skip
             self._history.add("repair failed", name, **facts)
-            _log.error("repair failed", guest=name, **facts)
+            _log.error("repair failed", guest=name, **facts, error_code="TV0718")
         else:
             self.last_error.pop(name, None)
             facts = {"why": why, "seconds": round(time.monotonic() - began, 3)}
@@ -340,6 +349,7 @@ class Repairer:
         return DeployError(
             f"{name} was restored but does not vote: {why}: {reason}",
             remedy=f"`trivisor logs {name}` shows its console",
+            error_code="TV0718",
         )
 
     def _require_others(self, name: str) -> None:
@@ -349,6 +359,7 @@ class Repairer:
             raise DeployError(
                 f"{name} is one of the last {len(voting)} guests that vote: it is not restored",
                 remedy="heal the others first",
+                error_code="TV0719",
             )
 
     # ---- for others

@@ -54,9 +54,10 @@ def open_dashboard(supervisor: Supervisor) -> Dashboard | None:
         )  # fmt: skip
     except AddressError as error:
         if not running.processes:
-            raise AddressError(f"the dashboard {error}, or `--dashboard off`") from error
+            text = f"the dashboard {error}, or `--dashboard off`"
+            raise AddressError(text, error_code=error.error_code) from error
         supervisor.history.add("no dashboard", error=str(error))
-        _log.error("no dashboard", error=str(error))
+        _log.error("no dashboard", error=str(error), error_code=error.error_code)
         return None
     supervisor.dashboard = shown.address
     return shown

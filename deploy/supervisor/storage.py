@@ -55,7 +55,10 @@ class Storage:
         if bool(problem) != bool(self.problem):
             event = "storage failed" if problem else "storage works again"
             self._history.add(event, reason=problem or None)
-            _log.error(event, reason=problem)
+            if problem:
+                _log.error(event, reason=problem, error_code="TV0731")
+            else:
+                _log.info(event)
         self.problem = problem
         return problem
 
@@ -67,7 +70,7 @@ class Storage:
         try:
             action()
         except OSError as error:
-            _log.warning("cannot write", what=what, reason=str(error))
+            _log.warning("cannot write", what=what, reason=str(error), error_code="TV0731")
             self._failed = True
             self.check()
             return False

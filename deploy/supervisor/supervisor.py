@@ -301,15 +301,14 @@ class Supervisor:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
-                raise DeployError(self._voter.problem, remedy=f"see {self.layout.voter_log}")
+                raise self._voter.error()
             if waiting.done() and waiting.result():
                 return
             if mismatched.done():
                 seen = "".join(f"\n  {n}: {why}" for n, why in self._observer.mismatched.items())
-                raise DeployError(
-                    f"the service differs from the one that wrote the journal{seen}",
-                    remedy=f"run the former service again, or {self.layout.empty_hint}",
-                )
+                text = f"the service differs from the one that wrote the journal{seen}"
+                remedy = f"run the former service again, or {self.layout.empty_hint}"
+                raise DeployError(text, remedy=remedy, error_code="TV0710")
         finally:
             for task in tasks:
                 task.cancel()
@@ -321,6 +320,7 @@ class Supervisor:
             f"{', '.join(missing)} did not vote within {self._ready_limit:g} s "
             f"{self._voter.problem}\n" + "\n".join(lines),
             remedy=f"see the logs in {self.layout.directory}",
+            error_code="TV0717",
         )
 
     async def _report_ready(self) -> None:
@@ -360,7 +360,7 @@ class Supervisor:
         _log.info("the node is down")
 
     async def _release(self) -> None:
-        _log.error("the supervisor ends; guests and voter continue without it")
+        _log.error("the supervisor ends; guests and voter continue without it", error_code="TV0733")
         await self._control.close()
         self._voter.release()
         if self.faults is not None:
@@ -412,7 +412,7 @@ class Supervisor:
         """Inject a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""
         self.find(guest)
         if self.phase != "up":
-            raise FaultRefused(f"the node is {self.phase}")
+            raise FaultRefused(f"the node is {self.phase}", error_code="TV0504")
         async with self._repairer.exclusive(guest):
             record = await self._records.inject(kind, guest, seconds)
         self.history.add("fault injected", guest, kind=kind, seconds=seconds, proof=record.proof)

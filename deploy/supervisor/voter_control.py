@@ -21,6 +21,8 @@ CALL_TIMEOUT = 5.0
 class VoterUnreachable(DeployError):
     """The voter's control socket does not answer."""
 
+    error_code = "TV0224"
+
 
 class VoterRefused(VoterUnreachable):
     """The voter answered with an error; ``detail`` is its reason."""
@@ -28,6 +30,8 @@ class VoterRefused(VoterUnreachable):
     def __init__(self, method: str, path: str, detail: str) -> None:
         super().__init__(f"the voter rejected {method} {path}: {detail}")
         self.detail = detail
+
+    error_code = "TV0225"
 
 
 class VoterControl:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import time
@@ -138,6 +139,7 @@ class VoterProcessManager:
                 raise DeployError(
                     str(error),
                     remedy="choose another one with --http HOST:PORT (port 0: any free one)",
+                    error_code=error.error_code,
                 ) from error
             self._watchdog.keep(self._sockets)
         return {
@@ -189,7 +191,7 @@ class VoterProcessManager:
         """Kill a hung voter if it still is process ``pid``; `keep` starts the next."""
         if self._child is not None and self._child.running and self._child.pid == pid:
             self._history.add("voter hangs", pid=pid)
-            _log.error("the voter hangs: killing it", pid=pid)
+            _log.error("the voter hangs: killing it", pid=pid, error_code="TV0221")
             self._child.signal(signal.SIGKILL)
 
     def start(self) -> None:
@@ -219,7 +221,12 @@ class VoterProcessManager:
         try:
             return standby.activate(self._sockets)
         except OSError as error:
-            _log.warning("a standby voter had ended", pid=standby.child.pid, reason=str(error))
+            _log.warning(
+                "a standby voter had ended",
+                pid=standby.child.pid,
+                reason=str(error),
+                error_code="TV0222",
+            )
             return None
 
     def adopt(self, identity: ProcessIdentity) -> bool:
@@ -265,7 +272,7 @@ class VoterProcessManager:
             self.start()
         except OSError as error:
             self.problem = f"the voter cannot be started: {error}"
-            _log.error("the voter cannot be started", reason=str(error))
+            _log.error("the voter cannot be started", reason=str(error), error_code="TV0220")
             return False
         return True
 
@@ -277,12 +284,16 @@ class VoterProcessManager:
                 try:
                     self._standby = self._prepare()
                 except OSError as error:
-                    _log.warning("cannot start a standby voter", reason=str(error))
+                    _log.warning(
+                        "cannot start a standby voter", reason=str(error), error_code="TV0222"
+                    )
                     continue
             if self._standby is None:
                 continue
             await self._standby.child.wait()
-            _log.warning("the standby voter ended", status=self._standby.child.status)
+            _log.warning(
+                "the standby voter ended", status=self._standby.child.status, error_code="TV0222"
+            )
             self._standby.dismiss()
             self._standby = None
 
@@ -304,7 +315,9 @@ class VoterProcessManager:
             )
         if failed or self.abandoned:
             self.failed.set()
-        _log.error("the voter ended", pid=child.pid, problem=self.problem)
+        _log.error(
+            "the voter ended", pid=child.pid, problem=self.problem, error_code=self._error_code()
+        )
         self._history.add(
             "voter ended", status=child.status, message=message or None, abandoned=self.abandoned
         )
@@ -314,6 +327,16 @@ class VoterProcessManager:
             return 0.0
         pause: float = FIRST_PAUSE * 2 ** (self._short_lives - 2)
         return min(pause, LAST_PAUSE)
+
+    def error(self) -> DeployError:
+        """Return `problem` as an error, with the code that the voter printed, if it did."""
+        return DeployError(
+            self.problem, remedy=f"see {self._layout.voter_log}", error_code=self._error_code()
+        )
+
+    def _error_code(self) -> str:
+        printed = re.search(r"error (TV[0-9]{4}): ", self.problem)
+        return printed[1] if printed else "TV0221"
 
     def _last_message(self) -> str:
         """Return the voter's last message since its start: its error, if it logged one."""

@@ -66,7 +66,9 @@ class WatchdogClient:
             asyncio.get_running_loop().add_reader(self._channel, self._on_end, ended)
 
     def _on_end(self, ended: Callable[[], None]) -> None:
-        _log.error("the watchdog ended: nothing restarts this supervisor any more")
+        _log.error(
+            "the watchdog ended: nothing restarts this supervisor any more", error_code="TV0732"
+        )
         self.close()
         ended()
 
@@ -101,4 +103,9 @@ class WatchdogClient:
         try:
             socket.send_fds(self._channel, [message.encode()], fds or [])
         except OSError as error:  # `watch` reports its end
-            _log.error("the watchdog accepts no message", message=message, reason=str(error))
+            _log.error(
+                "the watchdog accepts no message",
+                message=message,
+                reason=str(error),
+                error_code="TV0732",
+            )

@@ -36,7 +36,7 @@ def read_values(path: Path) -> _Kept:
         return msgspec.json.decode(path.read_bytes(), type=_Kept)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FindingsFileError(
-            f"{path} is no result of `trivisor bench --out`: {error}"
+            f"{path} is no result of `trivisor bench --out`: {error}", error_code="TV0805"
         ) from error
 
 
@@ -53,7 +53,9 @@ def draw_report(source: Path, out: Path) -> None:
     kept = read_values(source)
     shown = [each for each in reversed(kept.values) if each.reach]
     if not shown:
-        raise FindingsFileError(f"{source} has no figure with a value to reach")
+        raise FindingsFileError(
+            f"{source} has no figure with a value to reach", error_code="TV0805"
+        )
     require_libraries("matplotlib", purpose="pictures")
     with draw():
         figure = new_figure(9.6, 1.5 + 0.36 * len(shown))

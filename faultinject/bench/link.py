@@ -199,7 +199,9 @@ class Echoes:
         for at in range(count):
             message = self.taken.to_bytes(8) + self._rest
             if self._held[at * self._size : (at + 1) * self._size] != message:
-                raise HypervisorFailed(f"the guest sent message {self.taken} back altered")
+                raise HypervisorFailed(
+                    f"the guest sent message {self.taken} back altered", error_code="TV0802"
+                )
             self.taken += 1
         self._held = self._held[count * self._size :]
 
@@ -254,7 +256,9 @@ def drive(links: Sequence[Link], size: int, load: Load, seconds: float) -> list[
                 send(done)
                 number += done
         elif clock() > ends + ANSWER_LIMIT:
-            raise HypervisorFailed(f"the guest wrote nothing for {ANSWER_LIMIT:g} s")
+            raise HypervisorFailed(
+                f"the guest wrote nothing for {ANSWER_LIMIT:g} s", error_code="TV0802"
+            )
     return times
 
 
@@ -265,7 +269,9 @@ def _ready(links: Sequence[Link]) -> Sequence[int]:
         return range(len(links))
     readable, *_ = select.select(sockets, [], [], ANSWER_LIMIT)
     if not readable:
-        raise HypervisorFailed(f"no guest sent anything for {ANSWER_LIMIT:g} s")
+        raise HypervisorFailed(
+            f"no guest sent anything for {ANSWER_LIMIT:g} s", error_code="TV0802"
+        )
     return [at for at, link in enumerate(links) if link.waits in readable]
 
 

@@ -85,9 +85,11 @@ class Stream:
         try:
             data = self._socket.recv(1 << 18)
         except BlockingIOError as error:
-            raise HypervisorFailed(f"the guest sent nothing for {ANSWER_LIMIT:g} s") from error
+            raise HypervisorFailed(
+                f"the guest sent nothing for {ANSWER_LIMIT:g} s", error_code="TV0802"
+            ) from error
         if not data:
-            raise HypervisorFailed("the guest's QEMU closed the link")
+            raise HypervisorFailed("the guest's QEMU closed the link", error_code="TV0802")
         return data
 
 

@@ -159,7 +159,7 @@ async def _drive(
             started += 1
             _, reply = await client.ask(next(requests))
             if reply[9:10] != b"2":
-                raise RequestError(f"a PUT was answered {reply[:60]!r}")
+                raise RequestError(f"a PUT was answered {reply[:60]!r}", error_code="TV0803")
             done += 1
             if done % plan.every == 0:
                 sample()

@@ -156,7 +156,9 @@ class VoterProcess:
             answer.raise_for_status()
             found = await answer.json()
         if not isinstance(found, dict):
-            raise VoterError(f"the voter answered {method} {path} with no object: {found!r}")
+            raise VoterError(
+                f"the voter answered {method} {path} with no object: {found!r}", error_code="TV0225"
+            )
         return found
 
     async def wait_active(self, *names: str, deadline: float = VOTE_TIMEOUT) -> None:

@@ -41,7 +41,10 @@ def show(report: object) -> None:
 def _show_disk(disk: DiskFacts) -> None:
     console().print(f"[dim]{disk}[/]")
     if disk.volatile:
-        warn(f"the data were on {disk.filesystem}, where a sync stores nothing: give --data DIR")
+        warn(
+            f"warning TV0804: the data were on {disk.filesystem}, where a sync stores nothing: "
+            "give --data DIR"
+        )
 
 
 def _show_others(share: float, stage: str = "") -> None:

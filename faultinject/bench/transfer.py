@@ -174,7 +174,7 @@ async def _put_large(client: Client, at: int) -> None:
         except Overload:  # the log is full until the voter has a new checkpoint
             await asyncio.sleep(0.2)
     if reply[9:10] != b"2":
-        raise RequestError(f"a PUT was answered {reply[:80]!r}")
+        raise RequestError(f"a PUT was answered {reply[:80]!r}", error_code="TV0803")
 
 
 async def _checkpoint_size(voter: rig.VoterProcess, client: Client, size: int) -> int:

@@ -67,10 +67,14 @@ def answer_bound(given: Given) -> BoundAnswer:
     if given.design.strip().lower() in {"moved", "c1", "c2"}:
         return _moved(given)
     if given.rf is not None or given.r_moved is not None:
-        raise ModelError("R_f and R_F belong to a function that is moved: --design moved")
+        raise ModelError(
+            "R_f and R_F belong to a function that is moved: --design moved", error_code="TV0602"
+        )
     named = parse_design(given.design, given.n)
     if named.plain:
-        raise ModelError("NV is the reference of the comparison: it has no bound")
+        raise ModelError(
+            "NV is the reference of the comparison: it has no bound", error_code="TV0602"
+        )
     return _better_than_plain(named, given) if given.r is None else _reaches(named, given, given.r)
 
 
@@ -78,7 +82,10 @@ def _better_than_plain(named: NamedDesign, given: Given) -> BoundAnswer:
     if given.rm is not None and named.n is not None:
         return _rv_bound(named, given, given.rm)
     if given.beta:
-        raise ModelError("with --beta give --rm and --n: only the bound on R_V is known then")
+        raise ModelError(
+            "with --beta give --rm and --n: only the bound on R_V is known then",
+            error_code="TV0602",
+        )
     if given.rv is not None and given.rm is not None and named.m == 1:
         needed = guests_to_beat_plain(given.rm, given.rv)
         return BoundAnswer(
@@ -105,7 +112,9 @@ def _rv_bound(named: NamedDesign, given: Given, rm: Paired) -> BoundAnswer:
     m, n = named.sized()
     source = _source(named)
     if rm.down == 0.0:
-        raise ModelError(f"R_M = 1: a VM that never fails cannot be improved ({source})")
+        raise ModelError(
+            f"R_M = 1: a VM that never fails cannot be improved ({source})", error_code="TV0603"
+        )
     if given.beta:
         source += ", with a beta factor"
         bound = breakeven_with(rm, beta_factor(rm, float(given.beta), m, n))
@@ -166,7 +175,10 @@ def _rm_bound(named: NamedDesign, rv: Paired) -> BoundAnswer:
 def _reaches(named: NamedDesign, given: Given, r: Paired) -> BoundAnswer:
     """A required node reliability R."""
     if given.beta:
-        raise ModelError("--beta is for the comparison with the plain node: give it without --r")
+        raise ModelError(
+            "--beta is for the comparison with the plain node: give it without --r",
+            error_code="TV0602",
+        )
     source = "Inequality 2" if named.m == 1 else "section 4, for m-of-n"
     if given.rm is not None and named.n is not None:
         bound = rv_needed(r, m_of_n(1.0, 1.0, given.rm, *named.sized()), given.rh)
@@ -183,7 +195,9 @@ def _reaches(named: NamedDesign, given: Given, r: Paired) -> BoundAnswer:
         return BoundAnswer(design=named.name, source=source, unknown="R_M", value=number(bound))
     if given.rv is not None and given.rm is not None and named.n is None:
         if named.m not in {None, 1}:
-            raise ModelError(f"{named.name}: n can be found for 1ofn and majority")
+            raise ModelError(
+                f"{named.name}: n can be found for 1ofn and majority", error_code="TV0602"
+            )
         solve = guests_needed if named.m == 1 else guests_for_majority
         needed = solve(r, given.rv, given.rm, given.rh)
         return BoundAnswer(
@@ -197,7 +211,8 @@ def _moved(given: Given) -> BoundAnswer:
     """Inequality (3): a function moved from the VMs to the VMM."""
     if given.r is not None or given.beta or given.rv is not None or given.rh.down:
         raise ModelError(
-            "Inequality 3 compares C2 with C1: it does not contain R_H, R_V, --r and --beta"
+            "Inequality 3 compares C2 with C1: it does not contain R_H, R_V, --r and --beta",
+            error_code="TV0602",
         )
     rf, rm, moved, n = given.rf, given.rm, given.r_moved, given.n
     unknown, found, most, notes = "n", None, None, []

@@ -106,18 +106,23 @@ def reliability(design: str, as_json: bool, **given: Any) -> ExitCode:
     how = FailureMode(lying=given["lying"], alike=given["alike"], beta=given["beta"])
     if design.strip().lower() in {"c1", "c2"}:
         if how != FailureMode(alike=given["alike"]):
-            raise ModelError("--beta and --lying are not available for c1 and c2")
+            raise ModelError(
+                "--beta and --lying are not available for c1 and c2", error_code="TV0602"
+            )
         if given["n"] is None or given["rf"] is None or len(given["rm"]) != 1:
             raise ModelError(f"{design} needs --n, --rf (R_f) and one --rm (R_M')")
         if design.strip().lower() == "c2" and given["r_moved"] is None:
-            raise ModelError("c2 needs --r-moved (R_F); without it use c1")
+            raise ModelError("c2 needs --r-moved (R_F); without it use c1", error_code="TV0602")
         answer = answer_moved(
             given["n"], given["rm"][0], given["rf"], given["r_moved"],
             Paired(1.0) if given["rv"] is None else given["rv"], given["rh"],
         )  # fmt: skip
         return _output(answer, as_json, print_moved)
     if given["rf"] is not None or given["r_moved"] is not None:
-        raise ModelError("R_f and R_F need a design with a function f or F: --design c1 or c2")
+        raise ModelError(
+            "R_f and R_F need a design with a function f or F: --design c1 or c2",
+            error_code="TV0602",
+        )
     found = answer_reliability(design, given["n"], given["rm"], given["rv"], given["rh"], how)
     return _output(found, as_json, print_reliability)
 
@@ -260,9 +265,13 @@ def figure(
     chosen = [each for each in FIGURES if figure in {each, "all"}]
     if figure == "all":
         if n is not None:
-            raise CommandError("--n is for one figure: 6a or map", code=ExitCode.USAGE)
+            raise CommandError(
+                "--n is for one figure: 6a or map", code=ExitCode.USAGE, error_code="TV0607"
+            )
         if out is not None and out.suffix and not out.is_dir():
-            raise CommandError(f"{out}: for `all` --out is a directory", code=ExitCode.USAGE)
+            raise CommandError(
+                f"{out}: for `all` --out is a directory", code=ExitCode.USAGE, error_code="TV0607"
+            )
     plots = [plot_of(each, n) for each in chosen]
     paths: list[Path] = []
     if out is not None or not as_json:
@@ -287,7 +296,7 @@ def figure(
     for path in paths:
         click.echo(path)
     if measured is not None and not any(measured.on(each) for each in chosen):
-        warn(f"{results} has no point for figure {figure}")
+        warn(f"warning TV0610: {results} has no point for figure {figure}")
     return ExitCode.OK
 
 

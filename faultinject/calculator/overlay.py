@@ -190,7 +190,8 @@ def collect(path: Path) -> MeasuredPoints:
     if not findings and not files:
         raise SpecError(
             f"{path}: contains neither a campaign's {FILE} nor {POINTS}; `trivisor campaign "
-            "report` writes the former, `trivisor campaign moved --points` the latter"
+            "report` writes the former, `trivisor campaign moved --points` the latter",
+            error_code="TV0608",
         )
     parts = [_of_campaigns(findings)] if findings else []
     parts += [read(file) for file in files]
@@ -198,7 +199,8 @@ def collect(path: Path) -> MeasuredPoints:
     if len(confidences) > 1:
         raise SpecError(
             f"{path}: the confidence levels differ "
-            f"({', '.join(f'{c:g}' for c in sorted(confidences))}); use one of the files at a time"
+            f"({', '.join(f'{c:g}' for c in sorted(confidences))}); use one of the files at a time",
+            error_code="TV0608",
         )
     return MeasuredPoints(
         format=FORMAT,
@@ -216,7 +218,9 @@ def _of_campaigns(paths: Sequence[Path]) -> MeasuredPoints:
     known = {path: read_findings(path) for path in paths}
     confidences = {round(kept.campaign.confidence, 9) for kept in known.values()}
     if len(confidences) > 1:
-        raise SpecError(f"{', '.join(map(str, known))}: the confidence levels differ")
+        raise SpecError(
+            f"{', '.join(map(str, known))}: the confidence levels differ", error_code="TV0608"
+        )
     points = tuple(
         _sourced(point, f"{path.resolve().parent.name} (seed {c.seed}, {c.used:,} missions)")
         for path, kept in known.items() for c in [kept.campaign] for point in points_of(kept)

@@ -106,7 +106,9 @@ def answer_reliability(
     m, size = named.sized()
     equal = len(set(rm)) == 1
     if not equal and how != FailureMode():
-        raise ModelError("--beta and --lying are for equal VMs: give one --rm for all")
+        raise ModelError(
+            "--beta and --lying are for equal VMs: give one --rm for all", error_code="TV0602"
+        )
     layer = series(rh, voter)
     if not equal:
         correct = at_least(m, rm)
@@ -124,7 +126,8 @@ def answer_reliability(
         )  # fmt: skip
     elif how.lying:
         raise ModelError(
-            f"{named.name}: --lying needs m = 1 or m > n/2, and n up to {MOST_SPLIT:,}"
+            f"{named.name}: --lying needs m = 1 or m > n/2, and n up to {MOST_SPLIT:,}",
+            error_code="TV0602",
         )
     node, plain = series(layer, correct), nv(rh, max(rm))
     better = node.down < plain.down if plain > 0.5 else float(node) > float(plain)

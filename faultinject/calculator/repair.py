@@ -76,7 +76,10 @@ def answer_repair(
     """
     named = parse_design(design, n)
     if named.plain:
-        raise ModelError("NV is compared with every design: give a voted one, or 1ofn with --n")
+        raise ModelError(
+            "NV is compared with every design: give a voted one, or 1ofn with --n",
+            error_code="TV0602",
+        )
     m, size = named.sized()
     model = Repairable(
         m=m,

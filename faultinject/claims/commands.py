@@ -10,7 +10,7 @@ from faultinject.claims.evidence import read_results
 from faultinject.claims.page import write_page
 from faultinject.claims.section4 import CLAIMS
 from voter.commands.parameters import existing_directory, output_file
-from voter.commands.terminal import CommandError, ExitCode, print_json
+from voter.commands.terminal import CommandError, code_of, print_json
 
 __all__ = ["paper"]
 
@@ -43,7 +43,7 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
         if out is not None:
             write_page(out, answers, found)
     except OSError as error:
-        raise CommandError(str(error), code=ExitCode.FAILED) from error
+        raise CommandError(str(error), error_code=code_of(error)) from error
     if as_json:
         print_json(
             [

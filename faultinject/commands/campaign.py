@@ -216,7 +216,9 @@ def replay(directory: Path, mission: int, as_json: bool, worker_module: str) -> 
     with Store.open(directory, write=False) as store:
         if mission >= store.total:
             raise CommandError(
-                f"{directory} has missions 0 to {store.total - 1}", code=ExitCode.USAGE
+                f"{directory} has missions 0 to {store.total - 1}",
+                code=ExitCode.USAGE,
+                error_code="TV0529",
             )
         done = replay_mission(store, mission, worker_module, lambda text: warn(f"  {text}"))
     if as_json:
@@ -317,7 +319,7 @@ def _run(store: Store, options: RunOptions, wants_report: bool) -> int:
         raise
     show_ending(store, ending, console())
     if ending.why in (StopReason.FULL, StopReason.FAILED):
-        raise CommandError(ending.problem, remedy=ending.remedy)
+        raise CommandError(ending.problem, remedy=ending.remedy, error_code=ending.error_code)
     if wants_report:
         _write_report(store.directory)
     return ExitCode.INTERRUPTED if ending.why is StopReason.INTERRUPTED else ExitCode.OK
@@ -331,4 +333,7 @@ def _write_report(directory: Path) -> None:
         click.echo(f"report: {write_report(directory)}")
     except (CannotRunHere, CommandError, ImportError) as error:
         where = shlex.quote(str(directory))
-        warn(f"no report: {error}; `trivisor campaign report {where}` writes it later")
+        warn(
+            f"warning TV0538: no report: {error}; "
+            f"`trivisor campaign report {where}` writes it later"
+        )

@@ -61,7 +61,7 @@ def _box(failed: Sequence[int], alpha: float) -> list[Interval]:
     if len(failed) < 2 or min(failed) < 0:
         raise EstimateError("trials are counts, 0 or more, for j = 0..n failed guests")
     if not sum(failed):
-        raise EstimateError("there are no common-cause trials: run some first")
+        raise EstimateError("there are no common-cause trials: run some first", error_code="TV0605")
     shared = check_alpha(alpha) / len(failed)
     return [clopper_pearson(count, sum(failed), shared) for count in failed]
 

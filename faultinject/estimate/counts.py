@@ -15,6 +15,8 @@ __all__ = ["Counts", "EstimateError"]
 class EstimateError(CodedError, ValueError):
     """Counts or settings that allow no estimate; the message says what to change."""
 
+    error_code = "TV0604"
+
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Missions of one stratum.

@@ -87,7 +87,7 @@ def compare_doses(
     if not 0.0 < margin < 1.0:
         raise EstimateError(f"margin is {margin:g}: it must lie between 0 and 1")
     if not doses:
-        raise EstimateError("there are no doses to compare")
+        raise EstimateError("there are no doses to compare", error_code="TV0605")
     ranked = sorted(doses, key=lambda each: each.dose)
     compared = tuple(_compare(each, alpha, len(ranked), margin, m, n) for each in ranked)
     fits = {each.verdict for each in compared}

@@ -154,7 +154,10 @@ def _bound_distances(box: Band, margins: EquivalenceMargins, m: int) -> list[_Di
         if paper < 1.0:
             found.append(_distance(q, box.bound(1.0 - q), paper, margins.bound))
     if not found:
-        raise EstimateError("no q of the margins has a bound below 1: there is nothing to compare")
+        raise EstimateError(
+            "no q of the margins has a bound below 1: there is nothing to compare",
+            error_code="TV0605",
+        )
     return found
 
 

@@ -143,7 +143,9 @@ def fit_correlation(
     for each in doses:
         _check_classes(each, n)
         if len(each) < 3:
-            raise EstimateError("two classes show no correlation: count 3 classes or more")
+            raise EstimateError(
+                "two classes show no correlation: count 3 classes or more", error_code="TV0605"
+            )
     if not doses:
         return None
     from scipy.optimize import brentq, minimize_scalar  # noqa: PLC0415 - slow to load

@@ -74,7 +74,7 @@ def _exact_ends(failures: int, trials: int, alpha: float) -> tuple[float, float]
     try:
         from scipy.special import betaincinv  # noqa: PLC0415 - slow to load
     except ImportError as error:
-        raise EstimateError(NEEDS_SCIPY) from error
+        raise EstimateError(NEEDS_SCIPY, error_code="TV0606") from error
     half = alpha / 2
     # Closed forms at no failure and at no success: rare events depend on their accuracy.
     if failures == 0:
@@ -124,7 +124,7 @@ def jeffreys_draws(strata: Sequence[Counts], draws: int, seed: int) -> NDArray[n
     try:
         import numpy as np  # noqa: PLC0415 - slow to load
     except ImportError as error:
-        raise EstimateError(NEEDS_SCIPY) from error
+        raise EstimateError(NEEDS_SCIPY, error_code="TV0606") from error
     chance = np.random.default_rng(seed)
     failed = np.array([each.failures for each in strata], dtype=np.float64)
     passed = np.array([each.trials - each.failures for each in strata], dtype=np.float64)

@@ -58,7 +58,10 @@ def compare_sampling(strata: Strata, q: float, alpha: float = 0.05) -> SamplingC
     box = band(guests, alpha).failure(q)
     failure = recombine([0.0, *(each.rate for each in strata.guests[1:])], q)
     if not failure > 0.0:
-        raise EstimateError("U is 0 or unknown here: relative widths need failures in some stratum")
+        raise EstimateError(
+            "U is 0 or unknown here: relative widths need failures in some stratum",
+            error_code="TV0605",
+        )
     missions = guests.trials
     hit = 1.0 - weights(q, strata.n)[0]
     given = _given_f0(guests, q, alpha)

@@ -42,7 +42,7 @@ async def break_host_function(kind: str, site: Site) -> ActiveFault:
     """Kill or stop F on the host, or set the switch of the planted one."""
     pid = site.function_pid()
     if pid is None:
-        raise NotApplied("there is no F on the host")
+        raise NotApplied("there is no F on the host", error_code="TV0507")
     if kind.endswith("-kill"):
         return await processes.kill(pid, "F")
     if kind.endswith("-hang"):

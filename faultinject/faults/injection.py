@@ -26,12 +26,16 @@ async def inject(injection: Injection, site: Site) -> ActiveFault:
     try:
         fault = find(kind)
     except ValueError as error:
-        raise NotApplied(str(error)) from error
+        raise NotApplied(str(error), error_code="TV0503") from error
     if "guest" not in fault.targets:
         if target not in fault.targets:
-            raise NotApplied(f"{kind} is for the {fault.targets[0]}, not {target}")
+            raise NotApplied(
+                f"{kind} is for the {fault.targets[0]}, not {target}", error_code="TV0507"
+            )
     elif target not in site.names:
-        raise NotApplied(f"no guest {target}: give one of {', '.join(site.names)}")
+        raise NotApplied(
+            f"no guest {target}: give one of {', '.join(site.names)}", error_code="TV0507"
+        )
     try:
         return await _ACTIONS[kind](injection, site)
     except (DeployError, OSError) as error:

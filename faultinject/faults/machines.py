@@ -99,7 +99,9 @@ async def _duty(machine: GuestPort) -> None:
             await machine.resume()
             await asyncio.sleep(SLOW_RUNNING)
     except DeployError as error:
-        _log.warning("a slow guest ended", guest=machine.name, error=str(error))
+        _log.warning(
+            "a slow guest ended", guest=machine.name, error=str(error), error_code="TV0511"
+        )
 
 
 async def reset(machine: GuestPort) -> ActiveFault:

@@ -49,6 +49,8 @@ _log = structlog.get_logger(__name__)
 class InjectionFailed(DeployError):
     """A fault could not be injected, or its injection could not be proved."""
 
+    error_code = "TV0505"
+
 
 class FaultInjector:
     """Injects faults into one node.  ``site`` is its supervisor."""
@@ -70,21 +72,25 @@ class FaultInjector:
         try:
             fault = find(kind)
         except ValueError as error:
-            raise FaultRefused(str(error)) from error
+            raise FaultRefused(str(error), error_code="TV0503") from error
         if kind not in offered_on_nodes():
             raise FaultRefused(
                 f"{kind} is not for a guest of a running node",
                 remedy=f"give one of {', '.join(offered_on_nodes())}, or use it in a campaign",
+                error_code="TV0503",
             )
         if kind == "corrupt-state" and self._site.settings.service != "kv":
             raise FaultRefused(
                 f"{kind} writes a canary key, which only the service kv takes "
                 f"(this node runs {self._site.settings.service})",
                 remedy="use corrupt-reply, or start a node with --service kv",
+                error_code="TV0503",
             )
         state = self._site.guests[guest].state
         if fault.layer is not FaultLayer.LINK and state != "ready":
-            raise FaultRefused(f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first")
+            raise FaultRefused(
+                f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first", error_code="TV0502"
+            )
 
     def needs_restore(self, kind: str) -> bool:
         """Return whether the guest must be restored after this fault, even while it votes.
@@ -149,7 +155,7 @@ class FaultInjector:
         """Restart the proxy, without lies, whenever it ends, until cancelled."""
         while self._proxy is not None:
             await self._proxy.wait()
-            _log.error("the link proxy ended", status=self._proxy.status)
+            _log.error("the link proxy ended", status=self._proxy.status, error_code="TV0505")
             await asyncio.sleep(1.0)  # so that a proxy that cannot run does not use up the machine
             await self._start_proxy()
 
@@ -181,7 +187,7 @@ class FaultInjector:
         try:
             self._active[guest] = active = await inject(injection, self._node)
         except NotApplied as error:
-            raise InjectionFailed(error.reason) from error
+            raise InjectionFailed(error.reason, error_code=error.error_code) from error
         return active.proof
 
     async def _lie(self, kind: str, guest: str) -> str:
@@ -238,7 +244,7 @@ class FaultInjector:
         self._active.clear()
         for result in await asyncio.gather(*undone, return_exceptions=True):
             if isinstance(result, BaseException):
-                _log.warning("a fault was not undone", error=repr(result))
+                _log.warning("a fault was not undone", error=repr(result), error_code="TV0510")
 
 
 class _NodeSite(Site):

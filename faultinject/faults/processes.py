@@ -73,7 +73,9 @@ async def flip_voter(pid: int | None, seed: int, dose: int) -> ActiveFault:
 def _identify(pid: int | None, whose: str) -> ProcessIdentity:
     process = None if pid is None else identify(pid)
     if process is None:
-        raise NotApplied(f"there is no {whose.removeprefix('the ')} to inject into")
+        raise NotApplied(
+            f"there is no {whose.removeprefix('the ')} to inject into", error_code="TV0507"
+        )
     return process
 
 

@@ -15,6 +15,8 @@ __all__ = ["ActiveFault", "NotApplied", "Site"]
 class NotApplied(CodedError):
     """A fault could not be injected, or its injection could not be proved; ``reason`` says why."""
 
+    error_code = "TV0506"
+
     def __init__(self, reason: str, *, error_code: str = "") -> None:
         super().__init__(reason, error_code=error_code)
         self.reason = reason
@@ -66,11 +68,11 @@ class Site:
 
     def link(self, name: str) -> ProxiedLink:
         """Return the proxy in a guest's link."""
-        raise NotApplied(f"this node has no proxy in the link of {name}")
+        raise NotApplied(f"this node has no proxy in the link of {name}", error_code="TV0508")
 
     def shell(self, name: str) -> Any:
         """Return a guest's shell (``deploy.machine.ssh.GuestShell``)."""
-        raise NotApplied(f"{name} has no network card, and so no shell")
+        raise NotApplied(f"{name} has no network card, and so no shell", error_code="TV0508")
 
     def voter_pid(self) -> int | None:
         """Return the voter's process, or None where there is none (NV)."""
@@ -87,4 +89,6 @@ class Site:
 
         The request belongs to the mission: its oracle sees it too.  A refusal does not raise.
         """
-        raise NotApplied("this node has no client that sends a request for a fault")
+        raise NotApplied(
+            "this node has no client that sends a request for a fault", error_code="TV0508"
+        )

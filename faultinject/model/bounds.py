@@ -40,7 +40,10 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
 def _working(section: str, rm: float, name: str = "R_M") -> Paired:
     chance = probability(name, rm)
     if chance == 0.0:
-        raise ModelError(f"{name} = 0: a VM that never works allows no comparison ({section})")
+        raise ModelError(
+            f"{name} = 0: a VM that never works allows no comparison ({section})",
+            error_code="TV0603",
+        )
     return chance
 
 
@@ -154,19 +157,25 @@ def guests_needed(r: float, rv: float, rm: float, rh: float = 1.0) -> Needed:
     want, layer = probability("R", r), series(probability("R_H", rh), probability("R_V", rv))
     chance = _working("Inequality 2", rm)
     if chance.down == 0.0:
-        raise ModelError("R_M = 1: a VM that never fails leaves log(1 - R_M) undefined (2); n = 1")
+        raise ModelError(
+            "R_M = 1: a VM that never fails leaves log(1 - R_M) undefined (2); n = 1",
+            error_code="TV0603",
+        )
     # R_V - R, from whichever of the two has the digits: R, or 1 - R.
     room = float(layer) - float(want) if layer < 0.5 else want.down - layer.down
     if room <= 0.0:
         raise ModelError(
             f"R = {float(want):g} is not below R_H R_V = {float(layer):g}: no number of VMs takes "
-            "the node above the layer under them (Inequality 2 requires R < R_V)"
+            "the node above the layer under them (Inequality 2 requires R < R_V)",
+            error_code="TV0603",
         )
     share = float(want) / float(layer)
     missing = math.log1p(-share) if share < 0.5 else math.log(room / float(layer))
     bound = missing / log_down(chance)
     if math.isinf(bound):
-        raise ModelError(f"R_M = {float(chance):g}: no finite number of such VMs is enough")
+        raise ModelError(
+            f"R_M = {float(chance):g}: no finite number of such VMs is enough", error_code="TV0603"
+        )
     guests = max(1, math.floor(bound) + 1)
     nearest = round(bound)
     if nearest >= 1 and abs(bound - nearest) <= 1e-9 * nearest and nearest <= 10_000:
@@ -190,7 +199,8 @@ def guests_to_beat_plain(rm: float, rv: float) -> Needed:
     if v <= r:
         raise ModelError(
             f"R_V = {float(v):g} is not above R_M = {float(r):g}: the hypervisor has to be more "
-            "reliable than the individual VM (Inequality 1)"
+            "reliable than the individual VM (Inequality 1)",
+            error_code="TV0603",
         )
     return guests_needed(r, v, r)
 

@@ -44,11 +44,16 @@ class NodeDesign(msgspec.Struct, frozen=True, kw_only=True):
         size = count("the number of VMs n", len(self.rm))
         count("the number of VMs that must agree m", self.m, 1, size)
         if probability("beta", self.beta) > 0.0 and (size < 2 or len(set(self.rm)) > 1):
-            raise ModelError("the beta factor is for two or more equal VMs: give one R_M for all")
+            raise ModelError(
+                "the beta factor is for two or more equal VMs: give one R_M for all",
+                error_code="TV0602",
+            )
         if self.rf is not None:
             probability("R_f", self.rf)
             if self.beta:
-                raise ModelError("the beta factor is for whole VMs: give it without R_f")
+                raise ModelError(
+                    "the beta factor is for whole VMs: give it without R_f", error_code="TV0602"
+                )
         if self.r_moved is not None:
             probability("R_F", self.r_moved)
 
@@ -187,6 +192,9 @@ def to_galileo(design: NodeDesign) -> str:
 
 def _basic(event: str, chance: Paired) -> str:
     if chance == 0.0:
-        raise ModelError(f"{event} has reliability 0: Galileo's rates cannot express that, omit it")
+        raise ModelError(
+            f"{event} has reliability 0: Galileo's rates cannot express that, omit it",
+            error_code="TV0602",
+        )
     rate = abs(math.log1p(-chance.down)) if chance.down < 0.5 else -math.log(float(chance))
     return f'"{event}" lambda={rate!r} dorm=1;'

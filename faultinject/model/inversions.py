@@ -37,7 +37,9 @@ def breakeven_with(rm: float, guests: float) -> Paired:
     """
     plain, voted = probability("R_M", rm), probability("the guests' part", guests)
     if plain == 0.0:
-        raise ModelError("R_M = 0: a VM that never works allows no comparison (section 4)")
+        raise ModelError(
+            "R_M = 0: a VM that never works allows no comparison (section 4)", error_code="TV0603"
+        )
     if voted == 0.0:
         return Paired(math.inf, -math.inf)
     return Paired(float(plain) / float(voted), (plain.down - voted.down) / float(voted))
@@ -50,7 +52,8 @@ def _share(r: float, layer: Paired) -> Paired:
     if room <= 0.0:
         raise ModelError(
             f"R = {float(want):g} is not below R_H R_V = {float(layer):g}: no number of VMs takes "
-            "the node above the layer under them (Inequality 2 requires R < R_V)"
+            "the node above the layer under them (Inequality 2 requires R < R_V)",
+            error_code="TV0603",
         )
     return Paired(float(want) / float(layer), room / float(layer))
 
@@ -122,12 +125,14 @@ def guests_for_majority(r: float, rv: float, rm: float, rh: float = 1.0) -> Need
     if chance <= 0.5:
         raise ModelError(
             f"R_M = {float(chance):g} is not above .5: more VMs only make a majority vote worse "
-            "(Inequality 4 has no R_V < 1 there)"
+            "(Inequality 4 has no R_V < 1 there)",
+            error_code="TV0603",
         )
     low, high = 0, (MOST_GUESTS - 1) // 2
     if not reached(high):
         raise ModelError(
-            f"a majority of R_M = {float(chance):g} needs more than {MOST_GUESTS:,} VMs for this R"
+            f"a majority of R_M = {float(chance):g} needs more than {MOST_GUESTS:,} VMs for this R",
+            error_code="TV0603",
         )
     while high - low > 1:
         middle = (low + high) // 2
@@ -147,7 +152,9 @@ def rf_when_moved(r_moved: float, rm_rest: float, n: int) -> Paired:
     moved, size = _both(r_moved, n)
     rest = probability("R_M'", rm_rest)
     if rest == 0.0:
-        raise ModelError("R_M' = 0: VMs that never work allow no comparison (Inequality 3)")
+        raise ModelError(
+            "R_M' = 0: VMs that never work allow no comparison (Inequality 3)", error_code="TV0603"
+        )
     if size == 1 or moved.down == 0.0:
         return moved
     lost = all_fail(rest, size)  # (1 - R_M')^n
@@ -176,14 +183,16 @@ def rm_when_moved(r_moved: float, rf: float, n: int) -> Paired:
     inside = probability("R_f", rf)
     if size == 1:
         raise ModelError(
-            "n = 1: Inequality 3 requires R_F >= R_f for every R_M', so there is no R_M' to find"
+            "n = 1: Inequality 3 requires R_F >= R_f for every R_M', so there is no R_M' to find",
+            error_code="TV0603",
         )
     if not _worse(moved, breakeven_rf(inside, 1.0, size)):
         return Paired(1.0, 0.0)
     if not _worse(inside, moved):
         raise ModelError(
             f"R_F = {float(moved):g} is not above R_f = {float(inside):g}: F must be more "
-            "reliable than f for every R_M' (Inequality 3)"
+            "reliable than f for every R_M' (Inequality 3)",
+            error_code="TV0603",
         )
 
     def lost(rest: Paired) -> bool:
@@ -208,7 +217,8 @@ def guests_when_moved(r_moved: float, rf: float, rm_rest: float) -> int | None:
     if _worse(moved, breakeven_rf(rf, rm_rest, 1)):
         raise ModelError(
             f"R_F = {float(moved):g} is below R_f = {float(rf):g}: moving f loses even at n = 1 "
-            "(Inequality 3)"
+            "(Inequality 3)",
+            error_code="TV0603",
         )
 
     def pays(n: int) -> bool:

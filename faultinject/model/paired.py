@@ -20,6 +20,8 @@ _DECIMAL = re.compile(r"(?:1-)?(?:[0-9]+\.?|[0-9]*\.[0-9]+)(?:[eE][+-]?[0-9]{1,3
 class ModelError(CodedError, ValueError):
     """A question that section 4 of the paper does not answer; the message says why."""
 
+    error_code = "TV0601"
+
 
 class Paired(float):
     """A float with ``down``, 1 minus itself, to full relative accuracy.

@@ -214,7 +214,8 @@ def _guests_throughout(model: Repairable, mission: float) -> Paired:
     if model.spare > MOST_STATES:
         raise ModelError(
             f"{model.spare} guests may be down before the node is: the mission's reliability is "
-            f"computed for up to {MOST_STATES} (steady state and mean time are for all)"
+            f"computed for up to {MOST_STATES} (steady state and mean time are for all)",
+            error_code="TV0609",
         )
     _lasting(0.0, mission)
     last = model.spare + 1
@@ -223,7 +224,8 @@ def _guests_throughout(model: Repairable, mission: float) -> Paired:
     if not rate * mission < 1e15:
         raise ModelError(
             f"in this mission a guest could fail and be repaired {rate * mission / 2:.0e} times: "
-            "too long to compute; ask for the steady state, or a shorter mission"
+            "too long to compute; ask for the steady state, or a shorter mission",
+            error_code="TV0609",
         )
     jump = [[0.0] * (last + 1) for _ in range(last + 1)]
     for down in range(last):

@@ -51,6 +51,7 @@ def compare_places(
             "the two campaigns have no vote policy 1/n in common",
             remedy="run moved-guest and moved-host, or specs derived from them",
             code=ExitCode.USAGE,
+            error_code="TV0533",
         )
     alpha = guest.spec.alpha_per_analysis
     grid = [(rf, rm) for rm in rms for rf in rfs]
@@ -75,6 +76,7 @@ def _check(guest: Store, host: Store) -> None:
                 remedy="first give the campaign with the function in each guest, then the one with "
                 "it on the host",
                 code=ExitCode.USAGE,
+                error_code="TV0533",
             )
     one, two = guest.spec, host.spec
     same = {
@@ -94,6 +96,7 @@ def _check(guest: Store, host: Store) -> None:
             f"the two campaigns differ in more than the place of the function: {', '.join(other)}",
             remedy="run both with the same settings",
             code=ExitCode.USAGE,
+            error_code="TV0533",
         )
 
 

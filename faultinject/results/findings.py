@@ -312,6 +312,8 @@ class Findings(_Finding, frozen=True, kw_only=True):
 class FindingsFileError(CodedError):
     """A file of results cannot be used; the message says why and how to make it again."""
 
+    error_code = "TV0539"
+
 
 def storable_findings(findings: Findings) -> Findings:
     """Return what ``findings.json`` stores: findings without any non-finite number."""

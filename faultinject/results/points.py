@@ -160,6 +160,6 @@ def read(path: Path) -> MeasuredPoints:
             message += f"; {suggest(unknown, [*known, 'value', 'low', 'high'])}"
         elif "Invalid enum value" in message:
             message += f"; figures are {', '.join(get_args(Figure))}"
-        raise SpecError(f"{path}: {message}") from error
+        raise SpecError(f"{path}: {message}", error_code="TV0608") from error
     except msgspec.DecodeError as error:
-        raise SpecError(f"{path}: not JSON: {error}") from error
+        raise SpecError(f"{path}: not JSON: {error}", error_code="TV0608") from error

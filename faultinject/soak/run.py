@@ -307,7 +307,10 @@ def _take_down(layout: Layout) -> None:
         return
     for pid in (processes["pid"], processes["watchdog"]):
         if pid is not None and not wait_end(pid, DOWN_DEADLINE):
-            raise CommandError(f"process {pid} is still there {DOWN_DEADLINE:g} s after `down`")
+            raise CommandError(
+                f"process {pid} is still there {DOWN_DEADLINE:g} s after `down`",
+                error_code="TV0801",
+            )
 
 
 def _leftovers(layout: Layout) -> list[str]:

@@ -178,7 +178,7 @@ class CheckPlan:
         """Return the service's name, own requests and paths.  Raises ServiceError."""
         lines, failure = self._spawn(Condition(), {"describe": True})
         if failure:
-            raise ServiceError(failure)
+            raise ServiceError(failure, error_code="TV0407")
         about: dict[str, Any] = lines[0]
         return about
 

@@ -180,7 +180,7 @@ def _snapshot(service: Service, n: int, job: Job) -> dict[str, str]:
         return {}
     state = b"".join(service.snapshot())
     if state_digest(iter((state,))) != service.digest():
-        raise ServiceError("digest() is not the digest of snapshot()")
+        raise ServiceError("digest() is not the digest of snapshot()", error_code="TV0407")
     return {"state": state.decode("latin-1")}
 
 
@@ -196,7 +196,8 @@ def own_requests(service_class: type[Service]) -> list[bytes]:
             own.append(encode_request(method, target, dict(*rest).items(), body))
         except (MessageError, TypeError, ValueError, AttributeError) as error:
             form = "(method, target, body) or (method, target, body, headers)"
-            raise ServiceError(f"CHECK_REQUESTS: {entry!r} is not {form}: {error}") from error
+            text = f"CHECK_REQUESTS: {entry!r} is not {form}: {error}"
+            raise ServiceError(text, error_code="TV0407") from error
     return own
 
 

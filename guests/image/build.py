@@ -121,7 +121,9 @@ def _update_cache(
             prune(cache, "image-", keep=_KEPT)
             prune(cache, "packages-", keep=2)
     except OSError as error:
-        raise ImageError(f"cannot build the guest image in {cache}: {error}") from error
+        raise ImageError(
+            f"cannot build the guest image in {cache}: {error}", error_code="TV0413"
+        ) from error
     return image
 
 
@@ -185,7 +187,9 @@ def _entries(tree: Path, files: dict[str, str]) -> list[cpio.ArchiveEntry]:
         path = tree / name
         body = path.read_bytes()
         if hashlib.sha256(body).hexdigest() != expected:
-            raise ImageError(f"{path} was altered: remove {tree.parent} and build again")
+            raise ImageError(
+                f"{path} was altered: remove {tree.parent} and build again", error_code="TV0414"
+            )
         entries.append(cpio.file(name, body, executable=bool(path.stat().st_mode & stat.S_IXUSR)))
     return entries
 

@@ -44,7 +44,9 @@ def compile_sources(tree: Path, sources: Mapping[str, bytes], work: Path) -> dic
         source.write_bytes(sources[name])
         lines.append(f"{source}\t{source.with_suffix('.pyc')}\t/{name}\n")
     if any(line.count("\t") != 2 or line.count("\n") != 1 for line in lines):
-        raise ImageError(f"a path with a tab or a line end cannot be compiled: below {work}")
+        raise ImageError(
+            f"a path with a tab or a line end cannot be compiled: below {work}", error_code="TV0416"
+        )
     listing = work / "sources.list"
     listing.write_text("".join(lines), encoding="utf-8")
     run(

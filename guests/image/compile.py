@@ -57,10 +57,14 @@ def _run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
             command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise ImageError(f"{command[0]} cannot be run ({error.strerror}): install it") from error
+        raise ImageError(
+            f"{command[0]} cannot be run ({error.strerror}): install it", error_code="TV0410"
+        ) from error
     if done.returncode != 0:
         tail = (done.stderr + done.stdout)[-2000:]
-        raise ImageError(f"{Path(command[0]).name} failed (exit {done.returncode}): {tail}")
+        raise ImageError(
+            f"{Path(command[0]).name} failed (exit {done.returncode}): {tail}", error_code="TV0413"
+        )
     return done.stdout
 
 
@@ -73,7 +77,7 @@ def compile_modules(guests: Path, python: str = sys.executable) -> Path:
     include, suffix = _run([python, "-I", "-c", _FACTS]).split("\n")[:2]
     if not Path(include, "Python.h").exists():
         raise ImageError(f"{include}/Python.h is missing: install the headers of {python} "
-                         "(Debian: python3-dev)")  # fmt: skip
+                         "(Debian: python3-dev)", error_code="TV0410")  # fmt: skip
     gcc = _run(["gcc", "-dumpfullversion"]).strip()
     tools = f"mypy {_run([sys.executable, '-c', _VERSION]).strip()}, gcc {gcc}, {suffix}\n"
     target = Path(compiled.directory(str(guests)))

@@ -62,11 +62,13 @@ def pack(entries: Iterable[ArchiveEntry]) -> bytes:
         path = PurePosixPath(entry.name)
         if not entry.name or path.is_absolute() or ".." in path.parts or str(path) != entry.name:
             raise ImageError(
-                f"{entry.name!r} cannot name a file of an image: give a plain relative path"
+                f"{entry.name!r} cannot name a file of an image: give a plain relative path",
+                error_code="TV0416",
             )
         if named.setdefault(entry.name, entry) != entry:
             raise ImageError(
-                f"{entry.name!r} is twice in an image, with different contents: keep one"
+                f"{entry.name!r} is twice in an image, with different contents: keep one",
+                error_code="TV0416",
             )
     for name in list(named):
         for parent in PurePosixPath(name).parents:
@@ -74,7 +76,8 @@ def pack(entries: Iterable[ArchiveEntry]) -> bytes:
                 above = named.setdefault(str(parent), directory(str(parent)))
                 if not stat.S_ISDIR(above.mode):
                     raise ImageError(
-                        f"{name!r} lies below {above.name!r}, which is not a directory"
+                        f"{name!r} lies below {above.name!r}, which is not a directory",
+                        error_code="TV0416",
                     )
     # Sorted by parts, a directory comes before what is in it: the kernel needs that order.
     ordered = sorted(named.values(), key=lambda entry: PurePosixPath(entry.name).parts)
@@ -88,7 +91,8 @@ def pack(entries: Iterable[ArchiveEntry]) -> bytes:
 def _append(out: bytearray, inode: int, entry: ArchiveEntry) -> None:
     if len(entry.body) > _LARGEST:
         raise ImageError(
-            f"{entry.name!r} is too large for an image: 4 GiB is the most a cpio file can be"
+            f"{entry.name!r} is too large for an image: 4 GiB is the most a cpio file can be",
+            error_code="TV0416",
         )
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1

@@ -42,6 +42,8 @@ class ImageError(CodedError):
 class ProgramMissing(ImageError):
     """A program that builds the guest image is not installed."""
 
+    error_code = "TV0410"
+
     def __init__(self, program: str) -> None:
         super().__init__(f"{program} is not installed, and the guest image needs it")
         self.program = program
@@ -70,13 +72,17 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str], deadline: float) 
             check=False,
         )
     except OSError as error:
-        raise ImageError(f"cannot run `{shown}`: {error}") from error
+        raise ImageError(f"cannot run `{shown}`: {error}", error_code="TV0413") from error
     except subprocess.TimeoutExpired as error:
         raise ImageError(
-            f"`{shown}` was ended: not done after {deadline:.0f} s\n{_tail(error.stdout)}"
+            f"`{shown}` was ended: not done after {deadline:.0f} s\n{_tail(error.stdout)}",
+            error_code="TV0413",
         ) from error
     if done.returncode != 0:
-        raise ImageError(f"`{shown}` failed with status {done.returncode}:\n{_tail(done.stdout)}")
+        raise ImageError(
+            f"`{shown}` failed with status {done.returncode}:\n{_tail(done.stdout)}",
+            error_code="TV0413",
+        )
 
 
 def _tail(output: bytes | None) -> str:

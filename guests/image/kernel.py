@@ -35,19 +35,25 @@ _SECTOR = 512
 def extract_vmlinux(bzimage: bytes) -> bytes:
     """Return the ELF kernel in ``bzimage``.  Raises ImageError if it cannot be unpacked."""
     if len(bzimage) < _PAYLOAD + 8 or bzimage[_HEADER_MAGIC : _HEADER_MAGIC + 4] != b"HdrS":
-        raise ImageError("the packaged kernel is no x86 bzImage: another kernel package is needed")
+        raise ImageError(
+            "the packaged kernel is no x86 bzImage: another kernel package is needed",
+            error_code="TV0415",
+        )
     start = ((bzimage[_SETUP_SECTORS] or 4) + 1) * _SECTOR
     offset, length = struct.unpack_from("<II", bzimage, _PAYLOAD)
     payload = bzimage[start + offset : start + offset + length]
     if not payload.startswith(_LZ4_LEGACY):
         raise ImageError(
             f"the packaged kernel is not compressed by LZ4 (it begins {payload[:4].hex()}): "
-            "guests/image/kernel.py must learn its format"
+            "guests/image/kernel.py must learn its format",
+            error_code="TV0415",
         )
     # The kernel's build appends the unpacked size to the compressed data.
     vmlinux = _unpack(payload[len(_LZ4_LEGACY) : -4])
     if not vmlinux.startswith(_ELF) or len(vmlinux) != struct.unpack("<I", payload[-4:])[0]:
-        raise ImageError("the packaged kernel is damaged: `apt-get clean` and build again")
+        raise ImageError(
+            "the packaged kernel is damaged: `apt-get clean` and build again", error_code="TV0415"
+        )
     return vmlinux
 
 
@@ -57,7 +63,9 @@ def _unpack(blocks: bytes) -> bytes:
         library = ctypes.CDLL(_LIBRARY)
     except OSError as error:
         # apt itself needs it, so a Debian host has it.
-        raise ImageError(f"{_LIBRARY} is missing: `apt-get install liblz4-1`") from error
+        raise ImageError(
+            f"{_LIBRARY} is missing: `apt-get install liblz4-1`", error_code="TV0410"
+        ) from error
     room = ctypes.create_string_buffer(_BLOCK)
     unpacked = bytearray()
     position = 0
@@ -67,7 +75,10 @@ def _unpack(blocks: bytes) -> bytes:
         block = blocks[position : position + length]
         size = library.LZ4_decompress_safe(block, room, len(block), _BLOCK)
         if size <= 0 or len(block) != length:
-            raise ImageError("the packaged kernel is damaged: `apt-get clean` and build again")
+            raise ImageError(
+                "the packaged kernel is damaged: `apt-get clean` and build again",
+                error_code="TV0415",
+            )
         unpacked += memoryview(room)[:size]
         position += length
     return bytes(unpacked)

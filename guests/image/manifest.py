@@ -61,7 +61,8 @@ def verify(image: Image) -> None:
     if combined_hash(manifest.kernel, manifest.initrd) != image.sha256:
         raise ImageError(
             f"{image.manifest} is of another image than the one asked for: "
-            f"remove {image.manifest.parent} and build again"
+            f"remove {image.manifest.parent} and build again",
+            error_code="TV0414",
         )
 
 
@@ -82,12 +83,14 @@ def check_file(path: Path, expected: str) -> None:
         found = sha256_of(path)
     except OSError as error:
         raise ImageError(
-            f"{path} cannot be read ({error.strerror}): remove {path.parent} and build again"
+            f"{path} cannot be read ({error.strerror}): remove {path.parent} and build again",
+            error_code="TV0414",
         ) from error
     if found != expected:
         raise ImageError(
             f"{path} was altered: its SHA-256 is {found}, and {expected} when it was built; "
-            f"remove {path.parent} and build again"
+            f"remove {path.parent} and build again",
+            error_code="TV0414",
         )
 
 
@@ -102,7 +105,8 @@ def read_record(path: Path, kind: type[Record]) -> Record:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError) as error:
         raise ImageError(
-            f"{path} cannot be read ({error}): remove {path.parent} and build again"
+            f"{path} cannot be read ({error}): remove {path.parent} and build again",
+            error_code="TV0414",
         ) from error
 
 

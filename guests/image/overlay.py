@@ -121,7 +121,7 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
         link_file(image.kernel, out_dir / "vmlinux")
     except OSError as error:
         raise ImageError(
-            f"cannot add the service to the guest image in {out_dir}: {error}"
+            f"cannot add the service to the guest image in {out_dir}: {error}", error_code="TV0413"
         ) from error
     return Image(
         kernel=out_dir / "vmlinux",
@@ -159,7 +159,8 @@ def _access_archive(image: Image, manifest: Manifest) -> bytes:
     """Return the base image's access archive.  Raises ImageError, OSError."""
     if not manifest.access:
         raise ImageError(
-            f"{image.manifest.parent} is no base image: only behind one can an SSH server be put"
+            f"{image.manifest.parent} is no base image: only behind one can an SSH server be put",
+            error_code="TV0416",
         )
     path = image.manifest.parent / ACCESS_ARCHIVE
     check_file(path, manifest.access)
@@ -169,7 +170,8 @@ def _access_archive(image: Image, manifest: Manifest) -> bytes:
 def _entries(overlay: Overlay, inputs: str) -> list[cpio.ArchiveEntry]:
     if (overlay.service is None) == (overlay.service_file is None):
         raise ImageError(
-            "an image needs one service: give `service` or `service_file`, and not both"
+            "an image needs one service: give `service` or `service_file`, and not both",
+            error_code="TV0416",
         )
     entries = [cpio.file(name, body) for name, body in overlay.files.items()]
     if overlay.service_file is not None:
@@ -179,7 +181,7 @@ def _entries(overlay: Overlay, inputs: str) -> list[cpio.ArchiveEntry]:
     else:
         name, build = str(overlay.service), inputs
     if "\n" in name:
-        raise ImageError(f"{name!r} cannot be the name of a service")
+        raise ImageError(f"{name!r} cannot be the name of a service", error_code="TV0408")
     if overlay.content is not None:
         entries += _content(overlay.content)
     if overlay.access is not None:
@@ -193,7 +195,9 @@ def _function(overlay: Overlay) -> list[cpio.ArchiveEntry]:
     """Return the entries that configure f in the guest: none without a key."""
     if not overlay.key:
         if overlay.function_file is not None:
-            raise ImageError("an image with a function needs its key too: give `key`")
+            raise ImageError(
+                "an image with a function needs its key too: give `key`", error_code="TV0416"
+            )
         return []
     name, entries = AUTHENTICATION, [cpio.file(_KEY, overlay.key.hex().encode() + b"\n")]
     if overlay.function_file is not None:
@@ -208,13 +212,14 @@ def _content(root: Path) -> list[cpio.ArchiveEntry]:
     Raises ImageError for a symbolic link: in the guest it would refer to another file than here.
     """
     if not root.is_dir():
-        raise ImageError(f"the static content {root} is not a directory")
+        raise ImageError(f"the static content {root} is not a directory", error_code="TV0405")
     entries = [cpio.directory(CONTENT)]
     for path in sorted(root.rglob("*")):
         name = f"{CONTENT}/{path.relative_to(root)}"
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise ImageError(
-                f"{path} is neither a file nor a directory: static content may hold nothing else"
+                f"{path} is neither a file nor a directory: static content may hold nothing else",
+                error_code="TV0405",
             )
         entries.append(cpio.directory(name) if path.is_dir() else cpio.file(name, _read(path)))
     return entries
@@ -224,4 +229,6 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path} cannot be put into the guest image: {error.strerror}") from error
+        raise ImageError(
+            f"{path} cannot be put into the guest image: {error.strerror}", error_code="TV0405"
+        ) from error

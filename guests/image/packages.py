@@ -104,6 +104,7 @@ def _mmdebstrap(words: Sequence[str]) -> None:
             f"mmdebstrap cannot fetch Debian's packages for the guest image:\n{output}",
             remedy="`apt-get update` shows whether the mirrors can be reached, and `trivisor "
             "doctor` whether mmdebstrap has what it needs; then run the same command again",
+            error_code="TV0411",
         ) from error
 
 
@@ -124,7 +125,8 @@ def _apt_options() -> Iterator[str]:
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise ImageError(
-            f"`apt-config dump` failed ({error}): the guest image needs a Debian host's apt"
+            f"`apt-config dump` failed ({error}): the guest image needs a Debian host's apt",
+            error_code="TV0412",
         ) from error
     kept = ("Acquire::http::", "Acquire::https::", "Acquire::Retries ", "Acquire::Check-")
     for line in dump.splitlines():
@@ -157,13 +159,16 @@ def _unpack(archive: Path, work: Path) -> str:
             if opened is None:
                 raise ImageError(
                     f"Debian {RELEASE}'s packages hold no {name}, which guests/image/recipe.py "
-                    "names: it needs a change"
+                    "names: it needs a change",
+                    error_code="TV0415",
                 )
             return opened.read()
 
         kernels = [name for name in members if name.startswith("boot/vmlinuz-")]
         if len(kernels) != 1:
-            raise ImageError(f"one kernel was expected in the packages, found {kernels}")
+            raise ImageError(
+                f"one kernel was expected in the packages, found {kernels}", error_code="TV0415"
+            )
         release = kernels[0].removeprefix("boot/vmlinuz-")
         (work / "vmlinux").write_bytes(extract_vmlinux(read(kernels[0])))
 

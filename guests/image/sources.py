@@ -48,6 +48,7 @@ def debian_sources(apt: Path = Path("/etc/apt")) -> str:
             f"no apt source for Debian 12 ({RELEASE}, main) is configured under {apt}",
             remedy="on Debian, add one in sources.list.d/debian.sources; elsewhere, build the "
             "image on Debian, and copy ~/.cache/trivisor/images",
+            error_code="TV0412",
         )
     return "\n".join(map(_write, kept))
 

@@ -150,18 +150,24 @@ def read_content(directory: Path) -> dict[bytes, StaticFile]:
             for name in sorted(name for name in names if not name.startswith(".")):
                 file = Path(folder, name)
                 if not file.resolve(strict=True).is_relative_to(root):
-                    raise ServiceError(f"content file {file} is a link out of {root}")
+                    raise ServiceError(
+                        f"content file {file} is a link out of {root}", error_code="TV0405"
+                    )
                 status = file.stat()
                 if not stat.S_ISREG(status.st_mode):
                     continue
                 total += status.st_size
                 if status.st_size > MAX_FILE or total > MAX_CONTENT:
                     limit = f"{MAX_FILE} bytes a file, {MAX_CONTENT} bytes in all"
-                    raise ServiceError(f"content file {file} goes over the limit of {limit}")
+                    raise ServiceError(
+                        f"content file {file} goes over the limit of {limit}", error_code="TV0405"
+                    )
                 path = b"/" + os.fsencode(file.relative_to(root))
                 files[path] = _make_file(path, file.read_bytes())
     except OSError as error:
-        raise ServiceError(f"content {directory} cannot be read: {error}") from error
+        raise ServiceError(
+            f"content {directory} cannot be read: {error}", error_code="TV0405"
+        ) from error
     return files
 
 

@@ -13,6 +13,7 @@ from guests.check import CheckResult, check, format_result
 from guests.check.plan import make_workload
 from guests.protocol.message import Request, encode_request
 from guests.service import ServiceError
+from tests.errors import raises
 from voter.commands.service import service as command
 from voter.commands.terminal import CommandError
 
@@ -234,9 +235,9 @@ def test_given_workload_replaces_the_generated_one(planted) -> None:  # type: ig
 
 
 def test_service_that_cannot_be_checked_is_an_error(planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ServiceError, match=r"absent\.py"):
+    with raises("TV0407", match=r"absent\.py"):
         check(str(tmp_path / "absent.py"))
-    with pytest.raises(ServiceError, match=r"CHECK_REQUESTS: .* is not"):
+    with raises("TV0407", match=r"CHECK_REQUESTS: .* is not"):
         check(planted(('("GET", "/other", b""),', '("GET", "/a b", b""),')))
     with pytest.raises(ServiceError, match=r"CHECK_REQUESTS: 5 is not"):
         check(planted(('("GET", "/other", b""),', "5,")))

@@ -12,7 +12,7 @@ import pytest
 
 from guests import compiled
 from guests.image.compile import compile_modules
-from guests.image.host import ImageError
+from tests.errors import raises
 from tests.project.tree import ROOT
 
 PROBE = """
@@ -131,7 +131,7 @@ def test_missing_headers_are_named_and_nothing_is_left(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho /no/include\necho .cpython-311-x86_64-linux-gnu.so\n")
     python.chmod(0o755)
-    with pytest.raises(ImageError, match=r"/no/include/Python\.h is missing.*python3-dev"):
+    with raises("TV0410", match=r"/no/include/Python\.h is missing.*python3-dev"):
         compile_modules(package, str(python))
     assert not (package / "_compiled").exists()
 
@@ -140,6 +140,6 @@ def test_source_that_does_not_compile_is_an_error_and_the_build_stays(changed: P
     (before,) = (changed / "_compiled").iterdir()
     wire = changed / "protocol/wire.py"
     wire.write_text(wire.read_text().replace("MAGIC: Final = b", "MAGIC: Final[int] = b"))
-    with pytest.raises(ImageError, match=r"guests/protocol/wire\.py:\d+: error"):
+    with raises("TV0413", match=r"guests/protocol/wire\.py:\d+: error"):
         compile_modules(changed)
     assert list((changed / "_compiled").iterdir()) == [before]

@@ -12,7 +12,8 @@ from guests.answer import answer
 from guests.function import Authentication, guarded, load_function, read_key, sign
 from guests.protocol.function import REFUSAL
 from guests.protocol.message import MessageError, Request, encode_request
-from guests.service import Context, ServiceError, load
+from guests.service import Context, load
+from tests.errors import raises
 
 KEY = bytes(range(32))
 CONTEXT = Context(1, 0, bytes(8), "test")
@@ -105,9 +106,9 @@ def test_function_is_loaded_from_a_file(tmp_path: Path) -> None:
 def test_invalid_function_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "f.py"
     path.write_text("from guests.function import Function\nclass A(Function): ...\n")
-    with pytest.raises(ServiceError, match="the method admits"):
+    with raises("TV0403", match="the method admits"):
         load_function(str(path), KEY)
-    with pytest.raises(ServiceError, match="no function 'hmac': give one of hmac-sha256"):
+    with raises("TV0401", match="no function 'hmac': give one of hmac-sha256"):
         load_function("hmac", KEY)
 
 
@@ -118,9 +119,9 @@ def test_invalid_function_is_an_error(tmp_path: Path) -> None:
 def test_invalid_key_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "key"
     path.write_text(text)
-    with pytest.raises(ServiceError, match=message):
+    with raises("TV0406", match=message):
         read_key(path)
     path.write_text(KEY.hex() + "\n")
     assert read_key(path) == KEY
-    with pytest.raises(ServiceError, match="cannot be read"):
+    with raises("TV0406", match="cannot be read"):
         read_key(tmp_path / "none")

@@ -9,6 +9,7 @@ import pytest
 from guests.answer import answer
 from guests.protocol.message import Reply, Request, encode_request
 from guests.service import Context, Service, ServiceError, load, state_digest
+from tests.errors import raises
 
 
 def test_service_without_state_has_an_empty_one() -> None:
@@ -60,8 +61,8 @@ def test_invalid_file_is_an_error_that_names_the_problem(
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match="give one of kv, static, or a Python file"):
+    with raises("TV0401", match="give one of kv, static, or a Python file"):
         load(str(tmp_path / "absent.py"))
     (tmp_path / "service.txt").write_text("x")
-    with pytest.raises(ServiceError, match=r"must end in \.py"):
+    with raises("TV0402", match=r"must end in \.py"):
         load(str(tmp_path / "service.txt"))

@@ -7,8 +7,6 @@ import functools
 import re
 from collections import defaultdict
 
-import pytest
-
 from deploy.error_catalogue import AREAS, load
 from tests.project.tree import PACKAGES, ROOT, Source, sources
 
@@ -16,9 +14,122 @@ CODE = re.compile(r"TV[0-9]{4}")
 USED = re.compile(r"(?:error |warning )?(TV[0-9]{4})(?=:|$)")
 LOGS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 
-# Modules whose errors have no codes yet, and codes without a test.  Both lists only shrink.
-UNCONVERTED = ("deploy/", "faultinject/", "guests/", "voter/")
-UNTESTED: frozenset[str] = frozenset(load())
+# Codes without a test.  The list only shrinks.
+UNTESTED = frozenset(
+    [
+        "TV0001",
+        "TV0002",
+        "TV0008",
+        "TV0009",
+        "TV0010",
+        "TV0011",
+        "TV0012",
+        "TV0101",
+        "TV0104",
+        "TV0105",
+        "TV0106",
+        "TV0107",
+        "TV0108",
+        "TV0109",
+        "TV0110",
+        "TV0111",
+        "TV0112",
+        "TV0113",
+        "TV0116",
+        "TV0119",
+        "TV0120",
+        "TV0121",
+        "TV0122",
+        "TV0123",
+        "TV0124",
+        "TV0125",
+        "TV0126",
+        "TV0127",
+        "TV0128",
+        "TV0129",
+        "TV0213",
+        "TV0218",
+        "TV0219",
+        "TV0220",
+        "TV0221",
+        "TV0222",
+        "TV0223",
+        "TV0224",
+        "TV0225",
+        "TV0226",
+        "TV0227",
+        "TV0228",
+        "TV0300",
+        "TV0302",
+        "TV0311",
+        "TV0312",
+        "TV0313",
+        "TV0314",
+        "TV0315",
+        "TV0316",
+        "TV0317",
+        "TV0318",
+        "TV0408",
+        "TV0411",
+        "TV0504",
+        "TV0505",
+        "TV0508",
+        "TV0510",
+        "TV0511",
+        "TV0512",
+        "TV0529",
+        "TV0530",
+        "TV0531",
+        "TV0532",
+        "TV0534",
+        "TV0535",
+        "TV0536",
+        "TV0537",
+        "TV0538",
+        "TV0603",
+        "TV0609",
+        "TV0610",
+        "TV0709",
+        "TV0711",
+        "TV0712",
+        "TV0713",
+        "TV0714",
+        "TV0715",
+        "TV0716",
+        "TV0717",
+        "TV0718",
+        "TV0720",
+        "TV0722",
+        "TV0723",
+        "TV0724",
+        "TV0730",
+        "TV0731",
+        "TV0732",
+        "TV0733",
+        "TV0734",
+        "TV0751",
+        "TV0757",
+        "TV0758",
+        "TV0760",
+        "TV0761",
+        "TV0765",
+        "TV0766",
+        "TV0767",
+        "TV0768",
+        "TV0801",
+        "TV0803",
+        "TV0804",
+        "TV0805",
+        "TV0901",
+        "TV0902",
+        "TV0903",
+        "TV0904",
+        "TV0905",
+        "TV0906",
+        "TV0907",
+        "TV0908",
+    ]
+)
 
 
 def product() -> list[Source]:
@@ -89,6 +200,8 @@ def sites() -> list[tuple[str, set[str], str]]:
     found = []
     for source in product():
         path = source.path.relative_to(ROOT)
+        if str(path) == "voter/log.py":
+            continue  # the log itself
         for node in ast.walk(source.tree):
             if not isinstance(node, ast.Call):
                 continue
@@ -108,12 +221,8 @@ def sites() -> list[tuple[str, set[str], str]]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted({str(each[0]).partition(":")[0] for each in sites()}))
-def test_every_error_and_every_logged_warning_has_a_code(path: str) -> None:
-    if path.startswith(UNCONVERTED):
-        pytest.skip("its errors have no codes yet")
-    found = [place for place, codes, _ in sites() if place.startswith(f"{path}:") and not codes]
-    assert found == []
+def test_every_error_and_every_logged_warning_has_a_code() -> None:
+    assert [place for place, codes, _ in sites() if not codes] == []
 
 
 def test_the_catalogue_has_every_code_that_is_used_and_no_other() -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.errors import raises
 from tests.waiting import until
 from voter.address import UNIX_PATH_MAX, check_unix_path, connect, parse_address, split_host_port
 from voter.errors import AddressError
@@ -49,9 +50,9 @@ def test_host_and_port(text: str, wanted: tuple[str, int]) -> None:
 
 def test_too_long_path_error_gives_the_excess() -> None:
     check_unix_path("/" + "x" * (UNIX_PATH_MAX - 1))
-    with pytest.raises(AddressError, match=r"2 bytes too long.*shorter directory"):
+    with raises("TV0202", match=r"2 bytes too long.*shorter directory"):
         check_unix_path("/" + "ä" * (UNIX_PATH_MAX // 2) + "xx")
-    with pytest.raises(AddressError, match="too long"):
+    with raises("TV0202", match="too long"):
         parse_address("unix:/" + "x" * UNIX_PATH_MAX)
 
 

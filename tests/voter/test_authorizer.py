@@ -21,6 +21,7 @@ from guests.function import sign
 from guests.protocol.function import NO, REFUSAL, YES
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import Decoder, Frame, FrameKind, encode
+from tests.errors import raises
 from tests.voter.conftest import Nodes
 from tests.voter.node import EXEC_KV, Node, configure, running
 from tests.waiting import until
@@ -170,7 +171,7 @@ async def test_idempotency_key_repeats_the_reply_in_c1_and_asks_f_in_c2(
 async def test_dead_f_admits_no_request_until_it_is_back(nodes: Nodes, scratch: Path) -> None:
     node = await nodes.make(gate(scratch))
     async with await signed_client(node) as client:
-        with pytest.raises(NotExecuted, match="no function listens"):
+        with raises("TV0301", match="no function listens"):
             await client.request("GET", "/kv/a")
         async with f_process(scratch) as process:
             assert (await client.request("PUT", "/kv/a", b"blue")).status == 201

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import raises
 from voter.config import Timing, load, parse
 from voter.core import Limits
 from voter.errors import ConfigError
@@ -109,10 +110,10 @@ def test_configuration_error_names_line_and_key(text: str, words: list[str]) -> 
 
 def test_a_file(tmp_path: Path) -> None:
     file = tmp_path / "voter.toml"
-    with pytest.raises(ConfigError, match=r"voter\.toml: cannot be read"):
+    with raises("TV0201", match=r"voter\.toml: cannot be read"):
         load(file)
     file.write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with raises("TV0201", match="cannot be read"):
         load(file)
     file.write_text(THREE)
     assert len(load(file).replica) == 3

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import raises
 from tests.project.tree import ROOT
-from voter.errors import AddressError
 from voter.notify import Notifier
 
 
@@ -69,7 +69,7 @@ def test_without_a_service_manager_nothing_is_sent() -> None:
     ],
 )
 def test_wrong_value_is_rejected_by_name(variable: str, value: str) -> None:
-    with pytest.raises(AddressError, match=variable):
+    with raises("TV0205", match=variable):
         Notifier.of_this_process({variable: value})
 
 

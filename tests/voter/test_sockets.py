@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import raises
 from voter.config import Listen
 from voter.errors import AddressError
 from voter.sockets import inherited, listen_tcp, listen_unix, listening
@@ -48,7 +49,7 @@ def test_a_unix_socket_is_its_owners_alone(scratch: Path) -> None:
 def test_file_that_is_not_a_socket_is_kept(scratch: Path) -> None:
     path = scratch / "file"
     path.write_text("mine")
-    with pytest.raises(AddressError, match="is not a socket"):
+    with raises("TV0204", match="is not a socket"):
         listen_unix(str(path))
     assert path.read_text() == "mine"
 
@@ -84,7 +85,7 @@ def test_sockets_of_another_process_are_not_taken() -> None:
 @pytest.mark.parametrize("number", ["x", "-1", "", "1.0", "\u0663", "9" * 5000])
 @pytest.mark.parametrize("variable", ["LISTEN_FDS", "LISTEN_PID"])
 def test_malformed_number_is_named(variable: str, number: str) -> None:
-    with pytest.raises(AddressError, match=variable):
+    with raises("TV0205", match=variable):
         inherited({"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"} | {variable: number})
 
 

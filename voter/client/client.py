@@ -192,10 +192,12 @@ class Client:
                 protocol.send(self._open)
                 self.server = await protocol.opened
         except BaseException as error:
-            protocol.fail(ConnectionFailed("never opened"))
+            protocol.fail(ConnectionFailed("never opened", error_code="TV0308"))
             if not isinstance(error, OSError):  # TimeoutError is one
                 raise
-            raise ConnectionFailed(f"no voter at {text}: {str(error) or 'timed out'}") from error
+            raise ConnectionFailed(
+                f"no voter at {text}: {str(error) or 'timed out'}", error_code="TV0308"
+            ) from error
         self._protocol = protocol
         if self._closed:
             await self.close()
@@ -214,7 +216,7 @@ class Client:
     async def close(self) -> None:
         """Close the connection."""
         self._closed = True
-        self._protocol.fail(ConnectionFailed("the client was closed"))
+        self._protocol.fail(ConnectionFailed("the client was closed", error_code="TV0308"))
 
     def start(
         self, request: bytes, *, read_only: bool = False
@@ -341,7 +343,9 @@ class Client:
         try:
             reply = Reply.decode(raw)
         except MessageError as error:
-            raise RequestError(f"the voted reply is not HTTP: {error}") from error
+            raise RequestError(
+                f"the voted reply is not HTTP: {error}", error_code="TV0311"
+            ) from error
         body = b"" if method == "HEAD" else reply.body  # services answer HEAD as they do GET
         return Answer(reply.status, list(reply.headers), body, vote)
 

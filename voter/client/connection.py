@@ -59,7 +59,7 @@ class ClientConnection(asyncio.Protocol):
         for frame in self.decoder.feed(data):
             self._take(frame)
         if self.decoder.skipped:
-            self.fail(ConnectionFailed("what answers is not a Trivisor voter"))
+            self.fail(ConnectionFailed("what answers is not a Trivisor voter", error_code="TV0310"))
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == FrameKind.OPENED:

@@ -27,60 +27,70 @@ class RequestError(VoterError):
     """A request got no reply."""
 
     code = "error"
+    error_code = "TV0300"
 
 
 class NotExecuted(RequestError):
     """Refused before it was ordered; safe to retry."""
 
     code = Failure.NOT_EXECUTED
+    error_code = "TV0301"
 
 
 class Overload(NotExecuted):
     """Refused before it was ordered, because too much waits; safe to retry later."""
 
     code = Failure.OVERLOAD
+    error_code = "TV0302"
 
 
 class OutcomeUnknown(RequestError):
     """Ordered, but no majority can be had now; it may have been executed."""
 
     code = Failure.OUTCOME_UNKNOWN
+    error_code = "TV0303"
 
 
 class TimedOut(RequestError):
     """Not settled in time; it may have been executed."""
 
     code = Failure.TIMEOUT
+    error_code = "TV0304"
 
 
 class SessionExpired(RequestError):
     """The voter no longer knows the session; a request sent before may have been executed."""
 
     code = Failure.SESSION_EXPIRED
+    error_code = "TV0305"
 
 
 class KeyReused(RequestError):
     """The request's number or key was used for another request; this one was not executed."""
 
     code = Failure.KEY_REUSED
+    error_code = "TV0306"
 
 
 class Unauthorized(RequestError):
     """No token, or not a valid one; this request was not executed."""
 
     code = "unauthorized"
+    error_code = "TV0951"
 
 
 class TooLarge(RequestError):
     """Over the largest payload."""
 
     code = Failure.TOO_LARGE
+    error_code = "TV0307"
 
 
 class ConnectionFailed(RequestError):
     """The connection to the voter failed."""
 
     code = "connection"
+    error_code = "TV0309"
 
 
 _BY_CODE = {

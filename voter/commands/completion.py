@@ -5,8 +5,6 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from voter.commands.terminal import CommandError
-
 __all__ = ["completion"]
 
 
@@ -19,7 +17,6 @@ def completion(ctx: click.Context, shell: str) -> None:
     For example, in ~/.bashrc:  eval "$(trivisor completion bash)"
     """
     kind = get_completion_class(shell)
-    if kind is None:
-        raise CommandError(f"click has no completion for {shell}")
+    assert kind is not None, "the argument's choices are the shells that click knows"
     root = ctx.find_root()
     click.echo(kind(root.command, {}, "trivisor", "_TRIVISOR_COMPLETE").source())

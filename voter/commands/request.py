@@ -172,7 +172,10 @@ def request(  # noqa: PLR0913 - one for each option
     if to is not None and directory is not None:
         raise click.UsageError("--to and --dir both name a voter: give one of them")
     if any(name.lower() == "idempotency-key" for name, _ in headers):
-        warn("warning: Idempotency-Key has an effect over HTTP only; here only the service sees it")
+        warn(
+            "warning TV0318: Idempotency-Key has an effect over HTTP only; "
+            "here only the service sees it"
+        )
     try:
         answer, policy, dissenters = asyncio.run(
             _ask(
@@ -195,15 +198,17 @@ def request(  # noqa: PLR0913 - one for each option
             str(error),
             remedy=f"`trivisor status` shows whether a node runs there{operator_hint()}",
             code=ExitCode.NOT_UP,
+            error_code=error.error_code,
         ) from error
     except Unauthorized as error:
         raise CommandError(
             str(error),
             remedy="give the token that `trivisor token add` printed, in a file: --token-file",
             code=ExitCode.USAGE,
+            error_code=error.error_code,
         ) from error
     except TimeoutError:
-        warn(f"error: no reply within {timeout:g} s; the request may still be executed")
+        warn(f"error TV0304: no reply within {timeout:g} s; the request may still be executed")
         return ExitCode.NO_MAJORITY
     vote = {
         "policy": policy,

@@ -37,7 +37,8 @@ def check(file: str, requests: int, seed: int, as_json: bool) -> int:
     try:
         result = run_check(file, requests=requests, seed=seed)
     except (ServiceError, ValueError) as error:
-        raise CommandError(str(error), code=ExitCode.USAGE) from error
+        code = error.error_code if isinstance(error, ServiceError) else "TV0006"
+        raise CommandError(str(error), error_code=code, code=ExitCode.USAGE) from error
     if as_json:
         print_json(dataclasses.asdict(result))
     else:

@@ -7,6 +7,7 @@ import (rich) are imported where they are used, so that ``--json`` in a script d
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "DEFECT",
     "NATIVE_SOCKET",
     "SYSTEM_DIRECTORY",
     "SYSTEM_SOCKETS",
     "CommandError",
     "ExitCode",
     "LogStream",
+    "code_of",
     "console",
     "default_directory",
     "native_socket",
@@ -74,6 +77,24 @@ class CommandError(CodedError):
     ) -> None:
         super().__init__(message, remedy=remedy, error_code=error_code)
         self.code = code
+
+
+DEFECT = "TV0001"
+"""The code of an error that no code expects: a defect of Trivisor."""
+_OS_CODES = {
+    errno.EACCES: "TV0008", errno.EPERM: "TV0008", errno.EROFS: "TV0008",
+    errno.ENOSPC: "TV0009", errno.EDQUOT: "TV0009",
+    errno.ENOENT: "TV0010", errno.ENOTDIR: "TV0010", errno.EISDIR: "TV0010",
+}  # fmt: skip
+_OTHER_OS = "TV0011"
+
+
+def code_of(error: BaseException) -> str:
+    """Return the code that explains an error: its own, or that of its errno, or DEFECT."""
+    code = str(getattr(error, "error_code", ""))
+    if not code and isinstance(error, OSError):
+        code = _OS_CODES.get(error.errno or 0, _OTHER_OS)
+    return code or DEFECT
 
 
 def default_directory() -> Path:

@@ -20,6 +20,7 @@ import click
 from voter.access import digest_of, read_tokens
 from voter.commands.parameters import existing_file, output_file
 from voter.commands.terminal import CommandError, ExitCode, print_json, warn
+from voter.errors import TokensError
 
 __all__ = ["PREFIX", "token"]
 
@@ -59,6 +60,7 @@ def add(name: str, tokens: Path) -> None:
                 f"{tokens} has a token of {name} already",
                 remedy=f"revoke it first: `trivisor token revoke {name} --tokens {tokens}`",
                 code=ExitCode.USAGE,
+                error_code="TV0955",
             )
         date = time.strftime("%Y-%m-%d", time.gmtime())
         lines.append(f"{name} {digest_of(secret.encode()).hex()} {date}\n")
@@ -89,6 +91,7 @@ def revoke(name: str, tokens: Path) -> None:
                 f"{tokens} has no token of {name}",
                 remedy=f"`trivisor token list --tokens {tokens}` shows the names",
                 code=ExitCode.USAGE,
+                error_code="TV0955",
             )
         lines[:] = [line for line in lines if line.split(maxsplit=1)[:1] != [name]]
     warn(f"revoked {name}")
@@ -102,7 +105,7 @@ def _names(path: Path) -> list[str]:
 def _changing(path: Path) -> Iterator[list[str]]:
     """Give the file's lines, and write them back at the end of the block unless it raises.
 
-    Only one process at a time does that: the directory is locked.  Raises CommandError.
+    Only one process at a time does that: the directory is locked.  Raises TokensError.
     """
     try:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -127,6 +130,4 @@ def _changing(path: Path) -> Iterator[list[str]]:
         finally:
             os.close(directory)
     except OSError as error:
-        raise CommandError(
-            f"cannot change {path}: {error.strerror}", code=ExitCode.USAGE
-        ) from error
+        raise TokensError(f"cannot change {path}: {error.strerror}") from error

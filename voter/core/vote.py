@@ -21,6 +21,8 @@ PENDING, WON, LOST = "pending", "won", "lost"
 class PolicyError(CodedError, ValueError):
     """An impossible or unsafe vote policy."""
 
+    error_code = "TV0206"
+
 
 class Policy(msgspec.Struct, frozen=True):
     """``need`` identical replies of ``of`` replicas: m of n.

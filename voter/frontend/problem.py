@@ -43,43 +43,43 @@ It is used where the cause passes without help.  Where the voter knows a later t
 time; where an operator must act (a full disk, a draining node), it says none.
 """
 
-_FAILURES: dict[str, tuple[int, str]] = {
-    Failure.NOT_EXECUTED: (503, "The request was not executed"),
-    Failure.OVERLOAD: (503, "Too many requests wait; this one was not executed"),
-    Failure.OUTCOME_UNKNOWN: (502, "No majority: the request may have been executed"),
-    Failure.TIMEOUT: (504, "No majority in time: the request may have been executed"),
-    Failure.TOO_LARGE: (413, "The request is too large"),
-    Failure.KEY_REUSED: (422, "The Idempotency-Key was used for another request"),
-    Failure.SESSION_EXPIRED: (410, "The request was executed, and its reply is gone"),
+_FAILURES: dict[str, tuple[str, int, str]] = {
+    Failure.NOT_EXECUTED: ("TV0301", 503, "The request was not executed"),
+    Failure.OVERLOAD: ("TV0302", 503, "Too many requests wait; this one was not executed"),
+    Failure.OUTCOME_UNKNOWN: ("TV0303", 502, "No majority: the request may have been executed"),
+    Failure.TIMEOUT: ("TV0304", 504, "No majority in time: the request may have been executed"),
+    Failure.TOO_LARGE: ("TV0307", 413, "The request is too large"),
+    Failure.KEY_REUSED: ("TV0306", 422, "The Idempotency-Key was used for another request"),
+    Failure.SESSION_EXPIRED: ("TV0305", 410, "The request was executed, and its reply is gone"),
 }
 
-_STATUSES: dict[int, tuple[str, str]] = {
-    400: ("bad-request", "The request is malformed"),
-    401: ("unauthorized", "A valid token is needed"),
-    403: ("forbidden", "This user may not use the control socket"),
-    404: ("not-found", "No such path or replica"),
-    405: ("method", "Method not allowed"),
-    408: ("slow-request", "The request did not come in time"),
-    413: ("too-large", "The request is too large"),
-    414: ("target-too-long", "The request target is too long"),
-    417: ("expectation", "The expectation cannot be met"),
-    431: ("headers-too-large", "The request's headers are too large"),
-    501: ("not-implemented", "Not implemented"),
-    502: ("bad-reply", "The voted reply cannot be passed on"),
-    503: ("overload", "Too much is under way; this request was not executed"),
-    505: ("version", "HTTP version not supported"),
+_STATUSES: dict[int, tuple[str, str, str]] = {
+    400: ("TV0312", "bad-request", "The request is malformed"),
+    401: ("TV0951", "unauthorized", "A valid token is needed"),
+    403: ("TV0952", "forbidden", "This user may not use the control socket"),
+    404: ("TV0316", "not-found", "No such path or replica"),
+    405: ("TV0317", "method", "Method not allowed"),
+    408: ("TV0313", "slow-request", "The request did not come in time"),
+    413: ("TV0307", "too-large", "The request is too large"),
+    414: ("TV0314", "target-too-long", "The request target is too long"),
+    417: ("TV0315", "expectation", "The expectation cannot be met"),
+    431: ("TV0314", "headers-too-large", "The request's headers are too large"),
+    501: ("TV0315", "not-implemented", "Not implemented"),
+    502: ("TV0311", "bad-reply", "The voted reply cannot be passed on"),
+    503: ("TV0302", "overload", "Too much is under way; this request was not executed"),
+    505: ("TV0315", "version", "HTTP version not supported"),
 }
 
 
 def problem(
-    code: str, title: str, status: int, detail: str, seq: int = 0, wait: float = 0.0
+    kind: str, code: str, title: str, status: int, detail: str, seq: int = 0, wait: float = 0.0
 ) -> Reply:
     """Return a problem as a reply; without ``seq`` if the request was not ordered.
 
-    ``wait``: seconds until a retry can succeed, for 503.
+    ``code`` is the error's code, as TV0301.  ``wait``: seconds until a retry can succeed, for 503.
     """
-    document: dict[str, object] = {"type": f"urn:trivisor:{code}", "title": title}
-    document |= {"status": status, "detail": detail} | ({"seq": seq} if seq else {})
+    document: dict[str, object] = {"type": f"urn:trivisor:{kind}", "title": title}
+    document |= {"status": status, "detail": detail, "code": code} | ({"seq": seq} if seq else {})
     headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")]
     if status == 503 and wait < inf:
         headers.append(("retry-after", str(max(RETRY_AFTER, ceil(wait)))))
@@ -88,11 +88,11 @@ def problem(
 
 def problem_of_failure(fail: Fail) -> Reply:
     """Return the problem for a failure of the engine."""
-    status, title = _FAILURES.get(fail.failure, (502, "The request got no reply"))
-    return problem(fail.failure, title, status, fail.detail, fail.seq, fail.wait)
+    code, status, title = _FAILURES.get(fail.failure, ("TV0300", 502, "The request got no reply"))
+    return problem(fail.failure, code, title, status, fail.detail, fail.seq, fail.wait)
 
 
 def problem_of_status(status: int, detail: str, seq: int = 0) -> Reply:
     """Return the problem for an error found before or after the vote."""
-    code, title = _STATUSES[status]
-    return problem(code, title, status, detail, seq)
+    code, kind, title = _STATUSES[status]
+    return problem(kind, code, title, status, detail, seq)

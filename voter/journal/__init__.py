@@ -111,7 +111,9 @@ async def open_journal(
         await journal.begin(found.copy)
     except OSError as error:
         files.close()
-        raise JournalError(f"journal {files.where} cannot be opened: {error}") from error
+        raise JournalError(
+            f"journal {files.where} cannot be opened: {error}", error_code="TV0210"
+        ) from error
     except JournalError:
         files.close()
         raise

@@ -209,7 +209,7 @@ class Directory:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise JournalError(_explain(path, error)) from error
+            raise JournalError(_explain(path, error), error_code="TV0210") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -218,7 +218,8 @@ class Directory:
             os.close(self._fd)
             raise JournalError(
                 f"journal {path} is in use by another voter (process {holder}): end it, or give"
-                " this one a journal.directory of its own"
+                " this one a journal.directory of its own",
+                error_code="TV0211",
             ) from error
         with contextlib.suppress(OSError):  # for the error message of another voter only
             os.truncate(lock, 0)

@@ -34,7 +34,7 @@ from zlib import crc32
 import msgspec
 
 from voter.core.entries import FORMAT, OLDEST_FORMAT, Base, Entry, ScopeBase
-from voter.errors import JournalError
+from voter.errors import ForeignJournal, JournalError
 
 __all__ = [
     "COPIES",
@@ -231,7 +231,7 @@ def read_segment_head(data: bytes, owner: Owner, segment: int, name: str) -> int
     found = msgspec.msgpack.decode(data[len(_SEGMENT_MAGIC) + _U32.size : end])
     _check_owner(found, owner, name)
     if found[3] != segment:
-        raise JournalError(f"{name} is segment {found[3]} under another name: undo the renaming")
+        raise ForeignJournal(f"{name} is segment {found[3]} under another name: undo the renaming")
     return end + _U32.size
 
 
@@ -240,7 +240,8 @@ def check_format(found: object, name: str) -> None:
     if not (isinstance(found, int) and OLDEST_FORMAT <= found <= FORMAT):
         raise JournalError(
             f"{name} has format {found}, this voter reads formats {OLDEST_FORMAT} to {FORMAT}: use"
-            " the version of trivisor that wrote it"
+            " the version of trivisor that wrote it",
+            error_code="TV0214",
         )
 
 
@@ -248,11 +249,11 @@ def _check_owner(found: list[object], owner: Owner, name: str) -> None:
     """Raise JournalError if [format, node, journal, ...] is of another owner."""
     check_format(found[0], name)
     if found[1] != owner.node:
-        raise JournalError(
+        raise ForeignJournal(
             f"{name} is of node {found[1]!r}, not of {owner.node!r}: move it back to its journal"
         )
     if found[2] != owner.journal:
-        raise JournalError(
+        raise ForeignJournal(
             f"{name} is of another journal of node {owner.node!r}: move it back to its own journal"
         )
 
@@ -317,7 +318,8 @@ def checkpoint_pieces(
     if base.digest != (digest.digest() if state or base.digest is not None else None):
         raise JournalError(
             f"the state of checkpoint {base.seq} no longer has the digest that was voted: this"
-            " machine's memory is not to be trusted; the checkpoint was not written"
+            " machine's memory is not to be trusted; the checkpoint was not written",
+            error_code="TV0217",
         )
 
 

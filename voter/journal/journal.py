@@ -243,7 +243,8 @@ class Journal:
         """Remember the failure for all later calls, and raise it."""
         self._failure = JournalError(
             f"journal {self._files.where}: {what} failed: {error.strerror or error}: the voter"
-            " ends, because what is on the disk is unknown; repair the disk and start it again"
+            " ends, because what is on the disk is unknown; repair the disk and start it again",
+            error_code="TV0216",
         )
         self._sync_now()
         raise self._failure from error
@@ -367,8 +368,10 @@ class Journal:
         if (error is not None) != self.full:
             where, self.full = f"journal {self._files.where}", error is not None
             self.reason = f"{where}: {error.strerror}: make room there" if error else ""
-            text = "the journal is full" if self.full else "the journal has room again"
-            log.info(text, reason=self.reason)
+            if self.full:
+                log.warning("the journal is full", error_code="TV0219", reason=self.reason)
+            else:
+                log.info("the journal has room again")
             if self._running:
                 self._on_full(self.full, self.reason)
 
@@ -412,7 +415,7 @@ class Journal:
                 if error.errno not in _NO_ROOM:
                     self._fail("writing a checkpoint", error)
                 if wait == FIRST_WAIT:
-                    log.info("no room for a checkpoint", reason=str(error))
+                    log.warning("no room for a checkpoint", error_code="TV0219", reason=str(error))
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 self._chore.set()

@@ -33,7 +33,7 @@ import msgspec
 from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Base, Entry, Record, Settled, Void
 from voter.core.order import history_after
-from voter.errors import JournalError
+from voter.errors import ForeignJournal, JournalDamaged, JournalError
 from voter.journal.files import INCOMPLETE, Files, JournalFile
 from voter.journal.format import (
     COPIES,
@@ -121,7 +121,7 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
         first = files.read(begun[0]) if begun else b""
         empty = blank(first, segment_head_end(first))
         if begun and (begun != [segment_name(1)] or not empty):
-            raise JournalError(f"journal {where} has no {IDENTITY}: {_RESTORE}")
+            raise JournalDamaged(f"journal {where} has no {IDENTITY}: {_RESTORE}")
         return None
     try:
         data = msgspec.json.decode(files.read(IDENTITY), type=dict[str, object])
@@ -130,18 +130,19 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
         if identity != identity.checked():
             raise ValueError("its check does not match")
     except (msgspec.DecodeError, ValueError) as error:
-        raise JournalError(
+        raise JournalDamaged(
             f"journal {where}: {IDENTITY} is damaged ({error}): {_RESTORE}"
         ) from error
     if identity.node != node:
-        raise JournalError(
+        raise ForeignJournal(
             f"journal {where} is of node {identity.node!r}, not of {node!r}: give"
             " journal.directory or journal.node as they belong together"
         )
     if identity.vote != vote:
         raise JournalError(
             f"journal {where} was written under vote {identity.vote!r}, not {vote!r}: configure"
-            f" vote = {identity.vote!r}, or another journal.directory"
+            f" vote = {identity.vote!r}, or another journal.directory",
+            error_code="TV0213",
         )
     return identity
 
@@ -231,7 +232,7 @@ class _Reader:
         numbers = [number for number in numbers if number >= first]
         for expected in range(first, max(numbers, default=first) + 1):
             if expected not in numbers:
-                raise JournalError(
+                raise JournalDamaged(
                     f"journal {self._files.where}: {segment_name(expected)} is missing: {_RESTORE}"
                 )
         self._read_segments(numbers)
@@ -269,7 +270,7 @@ class _Reader:
             return head.segment
         segments = numbers_of(names, "segment")
         if segments and segments[0] != 1:
-            raise JournalError(
+            raise JournalDamaged(
                 f"journal {self._files.where} has no whole checkpoint, and its segments begin"
                 f" with {segments[0]}, not at the start: {_RESTORE}"
             )
@@ -286,7 +287,7 @@ class _Reader:
         except DamagedError as error:
             # The head is on the disk before the first frame is written.
             if not self._found.segments or proved(data, 0, self._owner.seed) is not None:
-                raise JournalError(f"{name}, offset 0: {error}: {_RESTORE}") from error
+                raise JournalDamaged(f"{name}, offset 0: {error}: {_RESTORE}") from error
             return data, None
 
     def _read_segments(self, numbers: list[int]) -> None:
@@ -317,7 +318,8 @@ class _Reader:
                     raise JournalError(
                         f"{self._name(segment_name(number))}, offset {segment.at}: frame"
                         f" {self._frame} is whole, yet holds no entries ({error}): a defect, please"
-                        " report it"
+                        " report it",
+                        error_code="TV0218",
                     ) from error
                 self._take(entries, segment)
                 unproved.append((self._frame, segment, segment.at))
@@ -365,7 +367,7 @@ class _Reader:
             else:
                 dropped.append(number)
         if max(claims) >= frame:
-            raise JournalError(
+            raise JournalDamaged(
                 f"{name}, offset {last.at}: frame {frame} is damaged or missing, yet it was on the"
                 f" disk once (frames up to {max(claims)} were): {_RESTORE}"
             )
@@ -409,7 +411,7 @@ class _Reader:
             or (before is not None and record.prev != before)
             or (last is not None and record.seq <= last.seq)
         ):
-            raise JournalError(
+            raise JournalDamaged(
                 f"journal {self._files.where}: the request with sequence number {record.seq}"
                 f" does not continue the history before it: {_RESTORE}"
             )

@@ -34,7 +34,9 @@ def write_figure(
     """
     if path.suffix not in ENDINGS:
         raise CommandError(
-            f"{path}: a figure is written as {', '.join(ENDINGS)}", code=ExitCode.USAGE
+            f"{path}: a figure is written as {', '.join(ENDINGS)}",
+            code=ExitCode.USAGE,
+            error_code="TV0607",
         )
     require_libraries("matplotlib", purpose="figures")
     from faultinject.calculator.figures.marks import mark_legend  # noqa: PLC0415

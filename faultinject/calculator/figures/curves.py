@@ -66,7 +66,9 @@ def plot_of(figure: Figure, n: int | None = None) -> Plot:
     Raises ModelError for an n out of range, or a figure without a choice of n.
     """
     if n is not None and figure not in {"6a", "map"}:
-        raise ModelError(f"figure {figure} has no n to choose: --n is for 6a and map")
+        raise ModelError(
+            f"figure {figure} has no n to choose: --n is for 6a and map", error_code="TV0602"
+        )
     made: dict[str, Callable[[], Plot]] = {
         "3": _figure3, "4": _figure4, "6a": lambda: _figure6a(n), "6b": _figure6b, "7": _figure7,
         "map": lambda: _map(n),

@@ -83,7 +83,7 @@ class FaultInjections:
                 try:
                     await applied.undo()
                 except (DeployError, OSError, TimeoutError) as error:
-                    _log.warning("a fault was not undone", error=str(error))
+                    _log.warning("a fault was not undone", error=str(error), error_code="TV0510")
 
 
 class Repairs:

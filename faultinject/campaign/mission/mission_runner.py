@@ -113,7 +113,9 @@ class MissionRunner:
                 return _row(plan, began, seen)
             except (_NotClean, DeployError) as error:
                 problem = str(error)
-                _log.warning("no clean start", mission=plan.index, error=problem)
+                _log.warning(
+                    "no clean start", mission=plan.index, error=problem, error_code="TV0535"
+                )
                 self._node.mark_dirty(self._node.names)
                 await self._node.end_voter()
         raise NodeLost(f"no clean start for mission {plan.index} in {ATTEMPTS} attempts: {problem}")

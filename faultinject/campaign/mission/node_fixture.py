@@ -177,7 +177,7 @@ class NodeFixture(Site):
     def shell(self, name: str) -> GuestShell:
         """Return a guest's shell.  Raises NotApplied if the fixture was opened without."""
         if name not in self._shells:
-            raise NotApplied(f"no shell in {name}: the node is without ssh")
+            raise NotApplied(f"no shell in {name}: the node is without ssh", error_code="TV0508")
         return self._shells[name]
 
     async def send(
@@ -185,7 +185,7 @@ class NodeFixture(Site):
     ) -> tuple[int, bytes]:
         """Send a request that a fault consists of; return status (0: no reply) and body."""
         if self.sender is None:
-            raise NotApplied("no mission is under way")
+            raise NotApplied("no mission is under way", error_code="TV0508")
         return await self.sender(method, target, body, headers)
 
     # ------------------------------------------------------------ clean starts

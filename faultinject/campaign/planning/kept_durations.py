@@ -32,7 +32,7 @@ def keep_durations(durations: MissionDurations | None) -> None:
         new.write_bytes(msgspec.json.encode(durations))
         new.replace(path)
     except OSError as error:
-        _log.warning("mission durations were not saved", error=str(error))
+        _log.warning("mission durations were not saved", error=str(error), error_code="TV0536")
 
 
 def known_durations() -> MissionDurations | None:

@@ -49,7 +49,9 @@ def load(path: Path | str) -> tuple[Spec, str]:
         text = place.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         remedy = suggest(place.stem, known)
-        raise SpecError(f"{path}: no such file, and no shipped campaign: {remedy}") from error
+        raise SpecError(
+            f"{path}: no such file, and no shipped campaign: {remedy}", error_code="TV0521"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
+        raise SpecError(f"{path}: cannot be read: {error}", error_code="TV0521") from error
     return parse(text, str(path)), text

@@ -120,6 +120,7 @@ def compare_stores(first: Store, second: Store) -> Agreement:
                 f"{str(one)[:16]} and {str(two)[:16]}",
                 remedy="compare two runs of one file with one seed",
                 code=ExitCode.USAGE,
+                error_code="TV0533",
             )
     outcomes = {mission.index: mission.outcome for _, mission in second.missions()}
     return compare(

@@ -54,6 +54,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     why: StopReason
     problem: str = ""
     remedy: str = ""
+    error_code: str = "TV0532"
     missions: int = 0
     seconds: float = 0.0
 
@@ -204,15 +205,26 @@ class _Run:
                 else:
                     self._wait()
         except StoreFull as error:
-            ending = self._finish(StopReason.FULL, str(error), MAKE_ROOM)
+            ending = self._finish(StopReason.FULL, str(error), MAKE_ROOM, "TV0523")
         finally:
             self._close()
         return ending
 
-    def _finish(self, why: StopReason, problem: str = "", remedy: str = "") -> Ending:
+    def _finish(
+        self,
+        why: StopReason,
+        problem: str = "",
+        remedy: str = "",
+        error_code: str = "TV0532",
+    ) -> Ending:
         seconds = 0.0 if self._began is None else time.monotonic() - self._began
         self._ending = Ending(
-            why=why, problem=problem, remedy=remedy, missions=self._missions, seconds=seconds
+            why=why,
+            problem=problem,
+            remedy=remedy,
+            error_code=error_code,
+            missions=self._missions,
+            seconds=seconds,
         )
         return self._ending
 
@@ -269,9 +281,9 @@ class _Run:
         if error.how != "lost" and task is not None:
             self._again.append(task)  # it was not begun
         if error.how == "full":
-            self._finish(StopReason.FULL, f"{name}: {error}", MAKE_ROOM)
+            self._finish(StopReason.FULL, f"{name}: {error}", MAKE_ROOM, "TV0523")
         elif error.how == "cluster":
-            self._finish(StopReason.FAILED, str(error), error.remedy)
+            self._finish(StopReason.FAILED, str(error), error.remedy, error.error_code)
         elif error.how == "refused":
             self._handle_refusal(thread, error)
         elif task is not None:
@@ -285,7 +297,8 @@ class _Run:
             return
         self._usable.discard(self._threads.index(thread))
         if not self._opened or not self._usable:
-            self._finish(StopReason.FAILED, f"no node can be opened: {error}", error.remedy)
+            problem = f"no node can be opened: {error}"
+            self._finish(StopReason.FAILED, problem, error.remedy, error.error_code)
         else:
             self._observer.trouble(f"{thread.worker.name} is dropped: {error}")
 

@@ -52,6 +52,7 @@ def replay_mission(
             f"mission {plan.index} could not be run: {error}",
             remedy=error.remedy,
             code=ExitCode.CANNOT_RUN_HERE if error.how == "refused" else ExitCode.FAILED,
+            error_code=error.error_code,
         ) from error
     finally:
         worker.end()

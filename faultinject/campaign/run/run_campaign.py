@@ -90,6 +90,7 @@ def check_host(spec: Spec) -> None:
             f"{', '.join(stubbed)} cannot be applied here: QEMU has no debug stub ({why})",
             remedy="remove it from the campaign's file, or install Debian's qemu-system-x86",
             code=ExitCode.CANNOT_RUN_HERE,
+            error_code="TV0534",
         )
 
 

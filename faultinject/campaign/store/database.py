@@ -44,13 +44,19 @@ FULL = "{}: the disk is full: free disk space, then resume"
 class StoreError(CodedError):
     """A results directory cannot be used; the message says what to do."""
 
+    error_code = "TV0522"
+
 
 class StoreFull(StoreError):
     """The disk is full.  Nothing is lost: with free space the campaign can be resumed."""
 
+    error_code = "TV0523"
+
 
 class StoreBusy(StoreError):
     """Another process writes to this directory."""
+
+    error_code = "TV0524"
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -86,7 +92,9 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
                 if _state(path, log) == before:
                     break
             else:
-                raise StoreError(f"{path}: it changes while it is copied: try again later")
+                raise StoreError(
+                    f"{path}: it changes while it is copied: try again later", error_code="TV0524"
+                )
             memory = sqlite3.connect(":memory:", isolation_level=None)
             with contextlib.closing(sqlite3.connect(copy)) as connection:
                 connection.backup(memory)
@@ -122,7 +130,9 @@ def take_lock(directory: Path) -> int:
     try:
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error
+        raise StoreError(
+            f"{directory}: cannot be written: {error.strerror}", error_code="TV0525"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -188,4 +198,6 @@ def store_errors(directory: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(FULL.format(directory)) from error
-        raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error
+        raise StoreError(
+            f"{directory}: cannot be written: {error.strerror}", error_code="TV0525"
+        ) from error

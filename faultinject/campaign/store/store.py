@@ -136,13 +136,15 @@ class Store(Reader):
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{directory}: cannot be created: {error.strerror}") from error
+            raise StoreError(
+                f"{directory}: cannot be created: {error.strerror}", error_code="TV0525"
+            ) from error
         lock = take_lock(directory)
         with closing_on_error(lock):
             connection = connect(directory / DATABASE)
             try:
                 if known := _campaign(connection):
-                    raise StoreError(_refusal(directory, known, spec, seed))
+                    raise StoreError(_refusal(directory, known, spec, seed), error_code="TV0526")
                 with store_errors(directory), transaction(connection):
                     for statement in _SCHEMA:
                         connection.execute(statement)
@@ -182,12 +184,14 @@ class Store(Reader):
         if kept and write:
             raise StoreError(
                 f"{packed} can only be read; to resume it, unpack it into a new directory: "
-                f"xz -dc {packed} >NEW/{DATABASE}"
+                f"xz -dc {packed} >NEW/{DATABASE}",
+                error_code="TV0527",
             )
         if not kept and not path.is_file():
             raise StoreError(
                 f"{directory} holds no campaign: begin one with `trivisor campaign run FILE --out "
-                f"{directory}`"
+                f"{directory}`",
+                error_code="TV0526",
             )
         lock = take_lock(directory) if write else None
         with closing_on_error(lock):
@@ -199,7 +203,8 @@ class Store(Reader):
                 known = _campaign(connection)
                 if known is None:
                     raise StoreError(
-                        f"{path} holds no campaign: its creation was interrupted; create it again"
+                        f"{path} holds no campaign: its creation was interrupted; create it again",
+                        error_code="TV0526",
                     )
                 planned = _plan_of(directory, known, write=write)
             except BaseException:
@@ -283,12 +288,14 @@ class Store(Reader):
         if not self.spec.extension:
             raise StoreError(
                 f"{self.directory}: the spec declares no extension, and extending after the data "
-                "were seen would invalidate the statistics: start a new campaign"
+                "were seen would invalidate the statistics: start a new campaign",
+                error_code="TV0528",
             )
         if not self.plan.extended:
             if self.partial:
                 raise StoreError(
-                    f"{self.directory}: the planned missions are incomplete: resume it first"
+                    f"{self.directory}: the planned missions are incomplete: resume it first",
+                    error_code="TV0528",
                 )
             with store_errors(self.directory):
                 self._sql.execute("UPDATE campaign SET extended = 1")
@@ -358,15 +365,16 @@ def _plan_of(directory: Path, known: sqlite3.Row, *, write: bool) -> CampaignPla
     try:
         spec = parse(known["spec"], str(directory / SPEC))
     except SpecError as error:
-        raise StoreError(f"{other} ({error})") from error
+        raise StoreError(f"{other} ({error})", error_code="TV0526") from error
     planned = plan(spec, known["seed"])
     if known["format"] in OLDER_FORMATS and write:
         raise StoreError(
             f"{directory} was written by an earlier version of Trivisor ({made}) and can only be "
-            "read: start again in another directory"
+            "read: start again in another directory",
+            error_code="TV0527",
         )
     if known["format"] not in (*OLDER_FORMATS, FORMAT) or (
         write and planned.fingerprint != known["fingerprint"]
     ):
-        raise StoreError(other)
+        raise StoreError(other, error_code="TV0526")
     return plan(spec, known["seed"], extended=True) if known["extended"] else planned

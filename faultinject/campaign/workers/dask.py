@@ -76,6 +76,7 @@ class DaskCluster:
             raise CommandError(
                 f"the scheduler at {address} has no worker",
                 remedy=f"start some: `dask worker {address} --nthreads 1`",
+                error_code="TV0531",
             ) from error
         self.slots = [
             Slot(f"slot {number}", self)
@@ -99,13 +100,18 @@ class DaskCluster:
         elif self._without is None:
             self._without = now
         elif now - self._without > WORKERS_TIMEOUT:
-            raise WorkerLost("the cluster has no worker any more", how="cluster", remedy=RESUME)
+            raise WorkerLost(
+                "the cluster has no worker any more",
+                how="cluster",
+                remedy=RESUME,
+                error_code="TV0531",
+            )
         return sorted(found)
 
     def lost(self) -> WorkerLost:
         """Return the error of a lost scheduler."""
         problem = f"the scheduler at {self._address} is lost, or does not answer"
-        return WorkerLost(problem, how="cluster", remedy=RESUME)
+        return WorkerLost(problem, how="cluster", remedy=RESUME, error_code="TV0531")
 
     def is_back(self) -> bool:
         """Wait for a lost connection to the scheduler; return whether it came back."""
@@ -244,6 +250,7 @@ def _connect(address: str) -> Any:
             "a cluster needs the library distributed",
             remedy=f"{how_to_pip('distributed')}, or leave --scheduler out",
             code=ExitCode.CANNOT_RUN_HERE,
+            error_code="TV0722",
         ) from error
     # A lost scheduler or worker is reported in our words, not also with distributed's tracebacks.
     for name in ("distributed", "asyncio"):
@@ -266,4 +273,5 @@ def _connect(address: str) -> Any:
         raise CommandError(
             f"no Dask scheduler answers at {address}: {error}",
             remedy="start one with `dask scheduler`, and give the address that it prints",
+            error_code="TV0531",
         ) from error

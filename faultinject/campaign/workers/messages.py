@@ -90,6 +90,7 @@ class WorkerFailed(_Message, frozen=True, kw_only=True, tag=True):
     kind: str
     problem: str
     remedy: str = ""
+    error_code: str = ""
 
 
 _Answer = ProgressMessage | NodeOpened | TaskDone | WorkerFailed

@@ -135,6 +135,7 @@ def _failure(error: Exception) -> WorkerFailed:
         kind=type(cause).__name__,
         problem=str(getattr(cause, "problem", cause)),
         remedy=str(getattr(cause, "remedy", "")),
+        error_code=str(getattr(cause, "error_code", "")),
     )
 
 

@@ -65,6 +65,8 @@ class MissionResult(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerLost(CodedError):
     """A worker ended, or was ended, before it reported its mission."""
 
+    error_code = "TV0530"
+
     def __init__(
         self,
         problem: str,
@@ -164,7 +166,9 @@ class WorkerProcess:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            _log.warning("worker did not end in time; killing it", worker=self.name)
+            _log.warning(
+                "worker did not end in time; killing it", worker=self.name, error_code="TV0537"
+            )
         self.kill()
 
     def kill(self) -> None:
@@ -224,7 +228,12 @@ class WorkerProcess:
                 raise self._lose(f"it sent an invalid message: {error}") from error
             if isinstance(message, WorkerFailed):
                 problem = message.problem or message.kind
-                raise self._lose(problem, how=message.how, remedy=message.remedy)
+                raise self._lose(
+                    problem,
+                    how=message.how,
+                    remedy=message.remedy,
+                    error_code=message.error_code,
+                )
             if not isinstance(message, ProgressMessage):
                 return message
             self._progress(f"{self.name}: {message.text}")
@@ -264,10 +273,16 @@ class WorkerProcess:
         end_processes(self._scratch.path / self.name)
 
     def _lose(
-        self, problem: str, *, how: WorkerFailure = "lost", remedy: str = "", tail: bool = False
+        self,
+        problem: str,
+        *,
+        how: WorkerFailure = "lost",
+        remedy: str = "",
+        error_code: str = "",
+        tail: bool = False,
     ) -> WorkerLost:
         """Kill the worker; return the error to raise.  ``tail``: with the end of its log."""
         self._drop()
         if tail:
             problem = "; ".join([problem, *read_tail(self._log_path, TAIL)])
-        return WorkerLost(problem, how=how, remedy=remedy)
+        return WorkerLost(problem, how=how, remedy=remedy, error_code=error_code)

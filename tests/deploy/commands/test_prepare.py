@@ -17,6 +17,7 @@ from deploy.host.spawn import python_environment
 from deploy.node.records import Settings
 from tests.deploy.node.test_records import LOCK_HOLDER
 from tests.deploy.supervisor.running import plan
+from tests.errors import raises
 from voter.commands.terminal import CommandError, ExitCode
 
 
@@ -123,7 +124,7 @@ def test_what_is_not_toml_is_an_error_that_names_the_file(scratch: Path, text: s
 
 def test_file_that_is_not_utf8_is_an_error(scratch: Path) -> None:
     (scratch / "node.toml").write_bytes(b"# \xff\n")
-    with pytest.raises(CommandError, match=r"node\.toml"):
+    with raises("TV0721", match=r"node\.toml"):
         read_settings(scratch / "node.toml", [])
 
 

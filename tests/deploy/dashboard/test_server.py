@@ -15,8 +15,8 @@ from yarl import URL
 from deploy.dashboard import collector, server
 from deploy.dashboard.dashboard import Dashboard, listen
 from tests.deploy.dashboard.shown import Browser, FakeSource, browser
+from tests.errors import raises
 from tests.waiting import PATIENCE, until
-from voter.errors import AddressError
 
 Event = tuple[str, str, dict[str, Any]]
 
@@ -304,7 +304,7 @@ async def test_other_paths_are_not_found(user: Browser, path: str) -> None:
 def test_taken_port_that_was_asked_for_is_an_error() -> None:
     with listen("127.0.0.1:0", None) as taken:
         address = "{}:{}".format(*taken.getsockname())
-        with pytest.raises(AddressError, match=address):
+        with raises("TV0203", match=address):
             listen(address, None)
 
 

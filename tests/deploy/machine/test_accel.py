@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deploy.errors import CannotRunHere
 from deploy.machine import accel
 from deploy.machine.accel import AcceleratorFacts, decide, read_cpu, read_facts
 from deploy.machine.accel_probe import ProbeResult, probe
 from deploy.machine.spec import AcceleratorName, Progress
 from guests.image import Image
+from tests.errors import raises
 
 FACTS = AcceleratorFacts(
     cpu="x86_64 Some CPU",
@@ -116,7 +116,7 @@ async def test_requested_kvm_is_always_tried_and_never_replaced_by_tcg(
 ) -> None:
     host.works = False
     host.facts = msgspec.structs.replace(FACTS, virtualization=False)
-    with pytest.raises(CannotRunHere, match=r"it hung; use --accel tcg"):
+    with raises("TV0102", match=r"it hung; use --accel tcg"):
         await decide(IMAGE, scratch, "kvm")
     assert host.boots == 1
     host.works = True
@@ -134,7 +134,7 @@ async def test_requested_kvm_without_the_device_is_an_error_that_says_what_to_do
     host: Host, scratch: Path, device: str | None, problem: str
 ) -> None:
     host.facts = msgspec.structs.replace(FACTS, device=device)
-    with pytest.raises(CannotRunHere, match=problem):
+    with raises("TV0102", match=problem):
         await decide(IMAGE, scratch, "kvm")
     assert host.boots == 0
 
@@ -215,7 +215,7 @@ async def test_missing_qemu_is_reported_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, scratch: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(scratch))
-    with pytest.raises(CannotRunHere, match=r"apt-get install .*qemu-system-x86"):
+    with raises("TV0103", match=r"apt-get install .*qemu-system-x86"):
         await decide(IMAGE, scratch)
 
 

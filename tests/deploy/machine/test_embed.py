@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from deploy.errors import AlreadyUp, CannotRunHere, HypervisorFailed
+from deploy.errors import AlreadyUp, CannotRunHere
 from deploy.host.files import sweep_links
 from deploy.machine.connection import opening_error
 from deploy.machine.embed import (
@@ -21,6 +21,7 @@ from deploy.machine.embed import (
 )
 from deploy.machine.hypervisor import Hypervisor
 from tests.deploy.conftest import NASTY
+from tests.errors import raises
 
 
 def test_root_is_private_and_qemu_runs_as_the_user_that_probes_it(scratch: Path) -> None:
@@ -69,11 +70,11 @@ def test_root_that_libvirt_cannot_carry_has_a_link_and_others_have_none(scratch:
 
 
 def test_libvirt_that_uses_another_directory_is_noticed(scratch: Path) -> None:
-    with pytest.raises(HypervisorFailed, match="does not use"):
+    with raises("TV0118", match="does not use"):
         check_owner(scratch)
     prepare_root(scratch)
     (scratch / "run/qemu/driver.pid").write_text("1\n")  # another process's, left behind
-    with pytest.raises(HypervisorFailed, match="names process 1"):
+    with raises("TV0118", match="names process 1"):
         check_owner(scratch)
     (scratch / "run/qemu/driver.pid").write_text(f"{os.getpid()}\n")
     check_owner(scratch)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy.errors import AlreadyUp, CannotRunHere, ForeignState, PathTooLong
+from deploy.errors import AlreadyUp, CannotRunHere, ForeignState
 from deploy.host.priority import LOWEST
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.embed import carried_root
@@ -29,6 +29,7 @@ from deploy.machine.spec import NodeSpec
 from guests.image import COMMAND_LINE, Image
 from tests.deploy.conftest import NASTY, may_raise_priority, plan
 from tests.deploy.machine.test_spec import planned
+from tests.errors import raises
 
 # ---- without guests
 
@@ -41,7 +42,7 @@ async def test_unreadable_record_is_rejected_and_nothing_is_changed(
     file.write_bytes(content)
     disk.write_bytes(b"a disk")
     node = NodeMachines(planned(directory=str(scratch)))
-    with pytest.raises(ForeignState, match=r"machines\.json"):
+    with raises("TV0706", match=r"machines\.json"):
         await node.up()
     with pytest.raises(ForeignState):
         await node.down()
@@ -52,7 +53,7 @@ async def test_unreadable_record_is_rejected_and_nothing_is_changed(
 async def test_files_without_a_record_are_rejected(scratch: Path) -> None:
     disk = scratch / "g1.qcow2"
     disk.write_bytes(b"another program's")
-    with pytest.raises(ForeignState, match=r"g1\.qcow2 exists"):
+    with raises("TV0705", match=r"g1\.qcow2 exists"):
         await NodeMachines(planned(directory=str(scratch))).up()
     assert disk.read_bytes() == b"another program's"
 
@@ -66,14 +67,14 @@ async def test_unwritable_directory_is_named(scratch: Path) -> None:
 
 async def test_directory_below_a_file_is_named(scratch: Path) -> None:
     (scratch / "file").write_bytes(b"")
-    with pytest.raises(CannotRunHere, match="cannot make the directory"):
+    with raises("TV0704", match="cannot make the directory"):
         await NodeMachines(planned(directory=str(scratch / "file" / "n"))).up()
 
 
 async def test_nothing_starts_when_a_socket_path_is_too_long(scratch: Path) -> None:
     directory = scratch / ("d" * 90)
     spec = planned(directory=str(directory))
-    with pytest.raises(PathTooLong, match=r"g1\.link~"):
+    with raises("TV0703", match=r"g1\.link~"):
         await NodeMachines(spec).up()
     assert not directory.exists()
 

@@ -18,6 +18,7 @@ from deploy.machine.ownership import (
     write_record,
 )
 from tests.deploy.machine.test_spec import planned
+from tests.errors import raises
 
 HOLDER = """
 import sys
@@ -57,7 +58,7 @@ def test_lock_has_one_holder_and_is_released_when_its_process_is_killed(scratch:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"taken\n"
         lock = MachinesLock(scratch)
-        with pytest.raises(AlreadyUp, match="another process owns"):
+        with raises("TV0707", match="another process owns"):
             lock.take()
         holder.kill()
     lock.take()

@@ -15,6 +15,7 @@ import pytest_asyncio
 from deploy.machine.ssh import GuestShell, ShellFailed, free_ports, make_keys
 from tests.deploy.conftest import Booted
 from tests.deploy.open_guest import OpenGuest, open_guest
+from tests.errors import raises
 
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
 
@@ -30,7 +31,7 @@ def test_free_ports_are_free_and_different() -> None:
 async def test_closed_port_is_named() -> None:
     [port] = free_ports(1)
     shell = GuestShell("g2", port=port, keys=make_keys())
-    with pytest.raises(ShellFailed, match=rf"guest g2 at port {port}: .*refused.*faults allowed"):
+    with raises("TV0115", match=rf"guest g2 at port {port}: .*refused.*faults allowed"):
         await shell.run("true")
     await shell.close()
 
@@ -46,7 +47,7 @@ async def test_connection_to_another_server_fails_within_the_timeout(mute: bool)
     port = server.sockets[0].getsockname()[1]
     shell = GuestShell("g1", port=port, keys=make_keys())
     begin = time.monotonic()
-    with pytest.raises(ShellFailed, match="no SSH connection to guest g1"):
+    with raises("TV0115", match="no SSH connection to guest g1"):
         await shell.run("true", timeout=0.5)
     assert time.monotonic() - begin < 5
     await shell.close()

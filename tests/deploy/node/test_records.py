@@ -13,7 +13,7 @@ import pytest
 
 from deploy.commands.launch import identify_service, prepare_node
 from deploy.commands.options import layout_of
-from deploy.errors import AlreadyUp, DeployError, ForeignState, PathTooLong, PathUnusable
+from deploy.errors import DeployError, ForeignState, PathTooLong
 from deploy.host.identity import ProcessIdentity, identify
 from deploy.host.spawn import python_environment
 from deploy.node.configuration import node_spec, toml_value, voter_config
@@ -27,6 +27,7 @@ from deploy.node.records import (
     already_up,
 )
 from tests.deploy.conftest import NASTY
+from tests.errors import raises
 from voter.config import parse
 from voter.core.limits import Limits
 
@@ -99,7 +100,7 @@ def test_record_of_another_version_is_rejected(
     path = layout.directory / f"{name}.json"
     value = msgspec.json.decode(path.read_bytes())
     path.write_bytes(msgspec.json.encode(value | change))
-    with pytest.raises(ForeignState, match=message):
+    with raises("TV0706", match=message):
         layout.prepare()
 
 
@@ -154,7 +155,7 @@ def test_lock_has_one_holder_and_is_released_when_its_process_ends(layout: Layou
         assert holder.stdout is not None
         holder.stdout.readline()
         assert Lock(layout).holder() == holder.pid
-        with pytest.raises(AlreadyUp, match=str(holder.pid)):
+        with raises("TV0707", match=str(holder.pid)):
             Lock(layout).take()
         holder.kill()
     lock = Lock(layout)
@@ -168,7 +169,7 @@ def test_up_takes_over_running_processes_only_with_the_same_options(layout: Layo
         [sys.executable, "-c", "input()", layout.voter_config],
         env=python_environment("voter"), cwd=layout.directory, stdin=subprocess.PIPE,
     ) as voter:  # fmt: skip
-        with pytest.raises(AlreadyUp, match=f"voter .process {voter.pid}.*other options"):
+        with raises("TV0708", match=f"voter .process {voter.pid}.*other options"):
             prepare_node(layout, Settings(vote="3/3"), lambda _: None)
         assert prepare_node(layout, Settings(), lambda _: None) == record()
         voter.kill()
@@ -232,7 +233,7 @@ def test_changed_file_is_refused_unless_it_is_accepted_or_nothing_was_voted(
     with pytest.raises(Continued):
         prepare_node(layout, settings, print)
     file.write_text("second")
-    with pytest.raises(DeployError, match="--accept-service"):
+    with raises("TV0710", match="--accept-service"):
         prepare_node(layout, settings, print)
     with pytest.raises(Continued):
         prepare_node(layout, settings, print, accept_service=True)
@@ -298,7 +299,7 @@ def test_directory_too_long_for_a_node_is_named_before_anything_is_made(scratch:
     long = Layout(scratch / ("d" * 90))
     with pytest.raises(PathTooLong, match=r"supervisor\.sock"):
         prepare_node(long, Settings(), print)
-    with pytest.raises(PathUnusable, match=r"U\+000A"):
+    with raises("TV0702", match=r"U\+000A"):
         prepare_node(Layout(scratch / "a\nb"), Settings(), print)
     assert list(scratch.iterdir()) == []
 
@@ -314,7 +315,7 @@ def test_directory_is_named_as_the_kernel_reads_it(
         assert layout_of(Path(given)).directory == scratch / meant
     monkeypatch.setenv("TRIVISOR_DIR", "relative")
     assert layout_of(None).directory == scratch / "relative"
-    with pytest.raises(PathUnusable):
+    with raises("TV0702"):
         layout_of(Path("a\nb"))
 
 

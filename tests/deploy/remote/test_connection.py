@@ -12,13 +12,13 @@ import pytest
 
 from deploy.errors import DeployError
 from deploy.remote.connection import (
-    ConnectionLost,
     RemoteHost,
     SshTarget,
     fingerprint,
     parse_target,
 )
 from tests.deploy.remote.fake_host import FakeHost, new_key
+from tests.errors import raises
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_revoked_host_key_is_rejected(host: FakeHost, home: Path) -> None:
     known = host.known(home / "known")
     line = known.read_text()
     known.write_text(f"{line}@revoked * {line.split(' ', 1)[1]}")
-    with pytest.raises(DeployError, match="revoked"):
+    with raises("TV0753", match="revoked"):
         connect(host, known)
 
 
@@ -139,7 +139,7 @@ def test_hashed_known_hosts_are_understood(host: FakeHost, home: Path) -> None:
 def test_damaged_known_hosts_do_not_make_a_key_known(host: FakeHost, home: Path) -> None:
     known = host.known(home / "known")
     known.write_text(known.read_text()[:-9] + "\n@@ nonsense\n\0\n")
-    with pytest.raises(DeployError):
+    with raises("TV0752"):
         connect(host, known)
 
 
@@ -162,7 +162,7 @@ def test_encrypted_key_without_a_terminal_is_an_error(host: FakeHost, home: Path
     subprocess.run(
         ["ssh-keygen", "-q", "-p", "-N", "secret", "-f", str(key)], check=True, capture_output=True
     )
-    with pytest.raises(DeployError, match="accepts no key"):
+    with raises("TV0754", match="accepts no key"):
         connect(host, host.known(home / "known"))
 
 
@@ -193,7 +193,7 @@ def test_host_behind_a_proxy_is_rejected_by_name(line: str, home: Path) -> None:
 @pytest.mark.parametrize("text", ["Host\n", "Host a\n Port\n", "\xff\n", 'Host "a\n'])
 def test_damaged_ssh_configuration_is_an_error_that_names_it(text: str, home: Path) -> None:
     (home / ".ssh/config").write_text(text, encoding="latin-1")
-    with pytest.raises(DeployError, match=r"config|127"):
+    with raises("TV0755", match=r"config|127"):
         RemoteHost.connect(
             SshTarget("a", "127.0.0.1", 1), identities=[], known_hosts=home / "known"
         )
@@ -228,7 +228,7 @@ def test_server_that_speaks_no_ssh_is_an_error(
 
         in_thread(serve)
         target = SshTarget("a", "127.0.0.1", server.getsockname()[1])
-        with pytest.raises(DeployError, match="no SSH connection"):
+        with raises("TV0750", match="no SSH connection"):
             RemoteHost.connect(target, identities=[], known_hosts=None)
 
 
@@ -245,5 +245,5 @@ def test_connection_that_breaks_during_a_command_is_lost(home: Path) -> None:
         connect(found, found.known(home / "known")) as remote,
     ):
         for _ in range(2):
-            with pytest.raises(ConnectionLost):
+            with raises("TV0756"):
                 remote.run("anything", timeout=60)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.errors import CannotRunHere, DeployError
+from deploy.errors import CannotRunHere
 from deploy.remote.facts import HostFinding, examine, parse_facts
 from tests.deploy.remote.fake_host import INSTALLED, facts_of
+from tests.errors import raises
 
 
 def judge(
@@ -28,7 +29,7 @@ def test_good_host_has_no_finding() -> None:
 def test_output_that_was_cut_off_is_an_error() -> None:
     whole = facts_of()
     for end in (0, 1, len(whole) // 2, len(whole) - len("@end \n")):
-        with pytest.raises(DeployError):
+        with raises("TV0759"):
             parse_facts(whole[:end])
 
 
@@ -73,10 +74,10 @@ def test_host_that_cannot_run_a_node_is_named_with_the_remedy(
 )
 def test_used_port_is_an_error_that_names_port_and_program(listening: str, http: str) -> None:
     used = {"listening": [listening]}
-    with pytest.raises(CannotRunHere, match=r"port 8080 .*--http"):
+    with raises("TV0762", match=r"port 8080 .*--http"):
         judge(used, http=http)
     owner = {"listener": ['127.0.0.1:8080 users:(("nginx",pid=7,fd=6))']}
-    with pytest.raises(CannotRunHere, match="by nginx"):
+    with raises("TV0762", match="by nginx"):
         judge(used | owner, http=http)
 
 
@@ -133,5 +134,5 @@ def test_what_the_administrator_added_to_units_is_named() -> None:
 
 def test_file_that_the_user_may_not_read_is_an_error() -> None:
     facts = parse_facts(facts_of({"unreadable": ["etc/trivisor/node.toml"]}))
-    with pytest.raises(DeployError, match=r"admin may not read /etc/trivisor/node\.toml"):
+    with raises("TV0759", match=r"admin may not read /etc/trivisor/node\.toml"):
         facts.file("etc/trivisor/node.toml")

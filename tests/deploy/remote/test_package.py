@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import CannotRunHere, DeployError
+from deploy.errors import DeployError
 from deploy.remote.package import find_package, read_package
 from tests.deploy.remote.fake_package import SETTINGS, build_package
+from tests.errors import raises
 
 
 def test_package_states_version_size_checksum_and_settings(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_newest_package_of_a_directory_is_found(tmp_path: Path) -> None:
 
 
 def test_missing_package_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(CannotRunHere, match=r"\./run package"):
+    with raises("TV0763", match=r"\./run package"):
         find_package(tmp_path / "dist")
 
 
@@ -39,7 +40,7 @@ def test_missing_package_names_the_command_that_makes_it(tmp_path: Path) -> None
 def test_damaged_package_is_an_error_that_names_the_file(keep: int, tmp_path: Path) -> None:
     file = build_package(tmp_path / "trivisor_1_amd64.deb")
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(DeployError, match="trivisor_1_amd64"):
+    with raises("TV0763", match="trivisor_1_amd64"):
         read_package(file)
 
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deploy.errors import DeployError
 from deploy.remote.facts import DROPIN, parse_facts
 from deploy.remote.package import SETTINGS_FILE, DebianPackage
 from deploy.remote.plan import Plan, make_plan, make_removal, merge_settings, settings_of, url_of
 from tests.deploy.remote.fake_host import INSTALLED, facts_of
 from tests.deploy.remote.fake_package import SETTINGS
+from tests.errors import raises
 
 PACKAGE = DebianPackage(Path("x.deb"), "ab" * 32, "0.1.0", 1 << 20, SETTINGS)
 DEPLOYED = INSTALLED | {"record": [f"package {PACKAGE.sha256}"]}
@@ -128,7 +128,7 @@ def test_units_of_other_origin_need_consent() -> None:
     "text", ["vote = 3", 'vote = "2/', "guests = 50", "unknown = 1", 'vote = "x"', "memory = 1"]
 )
 def test_settings_that_cannot_be_used_are_an_error_that_names_the_file(text: str) -> None:
-    with pytest.raises(DeployError, match=r"/etc/trivisor/node\.toml"):
+    with raises("TV0764", match=r"/etc/trivisor/node\.toml"):
         plan(DEPLOYED, settings=text)
 
 
@@ -136,7 +136,7 @@ def test_settings_that_cannot_be_used_are_an_error_that_names_the_file(text: str
     "text", ["[table]\nx = 1\n", 'note = """\nvote = 1\n"""\n', "vote = [\n 1,\n]\n"]
 )
 def test_settings_too_unusual_to_edit_are_an_error(text: str) -> None:
-    with pytest.raises(DeployError, match="edited"):
+    with raises("TV0764", match="edited"):
         merge_settings(text, {"vote": "3/3"})
 
 

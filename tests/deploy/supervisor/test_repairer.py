@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import DeployError, HypervisorLost
+from deploy.errors import HypervisorLost
 from tests.deploy.fake_node import FakeGuest
 from tests.deploy.supervisor.running import Running, plan
+from tests.errors import raises
 from tests.waiting import until
 
 
@@ -171,7 +172,7 @@ async def test_heal_waits_for_the_repair_of_another_guest(plain_node: Running) -
 async def test_heal_restores_no_guest_that_is_needed_for_a_majority(node: Running) -> None:
     await node.supervisor.inject("crash", "g1", None)
     await until(lambda: node.has_state("g1", "dead"))
-    with pytest.raises(DeployError, match="last 2 guests that vote"):
+    with raises("TV0719", match="last 2 guests that vote"):
         await node.supervisor._repairer.heal("g2", undo=nothing, must=True)
     assert node.guests["g2"].restores == 0
     await node.supervisor.inject("slow", "g2", None)  # needs no restore

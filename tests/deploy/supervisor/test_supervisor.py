@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from deploy.commands.control_client import NotUp, ask
+from deploy.commands.control_client import ask
 from deploy.errors import DeployError
 from deploy.host.identity import identify
 from deploy.machine.spec import Progress
 from deploy.node.records import Layout
-from deploy.supervisor.active_faults import FaultRefused
 from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
 from tests.deploy.supervisor.running import Running, plan
+from tests.errors import raises
 from tests.other_user import CALL, run_as
 from tests.waiting import until
 from voter.client.errors import NotExecuted, RequestError
@@ -94,7 +94,7 @@ async def test_start_fails_before_any_guest_starts_when_the_port_is_in_use(
 ) -> None:
     http = (await plain_node.status())["http"]
     running = Running(plan(scratch / "other", http=http))
-    with pytest.raises(DeployError, match=f"cannot listen on {http}"):
+    with raises("TV0203", match=f"cannot listen on {http}"):
         await running.start_and_fail()
     assert not any("ready" in str(report) for report in running.reports)
 
@@ -280,15 +280,15 @@ async def test_expired_fault_is_healed_later_when_the_guest_is_needed(
 
 
 async def test_impossible_faults_are_rejected(node: Running) -> None:
-    with pytest.raises(DeployError, match="no guest 'g9'"):
+    with raises("TV0114", match="no guest 'g9'"):
         await node.supervisor.inject("crash", "g9", None)
-    with pytest.raises(FaultRefused, match="corrupt-reply"):
+    with raises("TV0503", match="corrupt-reply"):
         await node.supervisor.inject("nonsense", "g1", None)
     await node.supervisor.inject("hang", "g1", None)
-    with pytest.raises(FaultRefused, match="hang is already active"):
+    with raises("TV0502", match="hang is already active"):
         await node.supervisor.inject("garbage", "g1", None)
     # A fault that was not injected is not recorded, so repair still applies to the guest.
-    with pytest.raises(DeployError, match="not a VM"):
+    with raises("TV0506", match="not a VM"):
         await node.supervisor.inject("corrupt-state", "g2", None)
     assert node.supervisor._records.active.keys() == {"g1"}
 
@@ -297,7 +297,7 @@ async def test_node_without_allow_faults_has_no_proxy_and_rejects_faults(
     plain_node: Running,
 ) -> None:
     assert "proxy" not in plain_node.layout.read_running().processes
-    with pytest.raises(FaultRefused, match="does not allow faults"):
+    with raises("TV0501", match="does not allow faults"):
         await plain_node.supervisor.inject("crash", "g1", None)
 
 
@@ -349,7 +349,9 @@ async def test_control_socket_refuses_other_users_although_its_file_lets_them_in
     path.chmod(0o666)
     try:
         for method, target in (("GET", "/status"), ("POST", "/down"), ("POST", "/heal")):
-            assert " 403 " in await asyncio.to_thread(run_as, CALL, path, method, target)
+            answer = await asyncio.to_thread(run_as, CALL, path, method, target)
+            assert " 403 " in answer
+            assert '"error_code": "TV0952"' in answer
     finally:
         path.chmod(0o600)
     assert (await asyncio.to_thread(ask, node.layout, "GET", "/status"))["phase"] == "up"
@@ -375,5 +377,5 @@ async def test_control_socket_rejects_absurd_numbers(node: Running) -> None:
 
 
 def test_client_raises_not_up_without_a_supervisor(scratch: Path) -> None:
-    with pytest.raises(NotUp, match="no node runs"):
+    with raises("TV0701", match="no node runs"):
         ask(Layout(scratch), "GET", "/status")

@@ -36,6 +36,7 @@ from faultinject.bench.link_echo import CAPACITY, END, TO_GUEST, TO_HOST, Ring
 from faultinject.bench.link_guest import Link, Stream, missing_vsock
 from faultinject.bench.tables import show
 from tests.conftest import left_qemus
+from tests.errors import raises
 from tests.project.tree import ROOT
 
 
@@ -118,12 +119,12 @@ def test_altered_or_repeated_message_is_rejected(at: int) -> None:
     echoes = Echoes(100)
     first = echoes.make(1)
     altered = first[:at] + bytes([first[at] ^ 1]) + first[at + 1 :]
-    with pytest.raises(HypervisorFailed, match="message 0"):
+    with raises("TV0802", match="message 0"):
         echoes.take(altered)
     echoes = Echoes(100)
     first = echoes.make(1)
     echoes.take(first)
-    with pytest.raises(HypervisorFailed, match="message 1"):
+    with raises("TV0802", match="message 1"):
         echoes.take(first)
 
 

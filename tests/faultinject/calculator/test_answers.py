@@ -16,6 +16,7 @@ from faultinject.calculator.repair import BEYOND, Times, answer_repair
 from faultinject.calculator.values import digits, number
 from faultinject.model.outcomes import FailureMode
 from faultinject.model.paired import ModelError, Paired
+from tests.errors import raises
 
 ONE = Paired(1.0)
 
@@ -163,9 +164,9 @@ def test_designs_are_parsed_by_name() -> None:
     assert parse_design("1ofN", 7).name == "1-of-7"
     assert parse_design("majority", 5).sized() == (3, 5)
     assert parse_design("nv", None).name == "NV"
-    with pytest.raises(ModelError, match="give --n"):
+    with raises("TV0601", match="give --n"):
         parse_design("1ofn", None).sized()
-    with pytest.raises(ModelError, match="one machine"):
+    with raises("TV0601", match="one machine"):
         parse_design("nv", 3)
 
 

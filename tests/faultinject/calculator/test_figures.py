@@ -16,7 +16,7 @@ from faultinject.model.outcomes import FailureMode
 from faultinject.model.paired import ModelError
 from faultinject.results.points import AXES, FORMAT, MeasuredPoints, read
 from faultinject.strict_toml import SpecError
-from voter.commands.terminal import CommandError
+from tests.errors import raises
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"
 
@@ -106,9 +106,9 @@ def test_map_axes_count_nines() -> None:
 
 
 def test_invalid_figures_raise(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match=r"\.svg, \.png, \.pdf"):
+    with raises("TV0607", match=r"\.svg, \.png, \.pdf"):
         write_figure("7", tmp_path / "figure.gif", None, None)
-    with pytest.raises(ModelError, match="no n to choose"):
+    with raises("TV0602", match="no n to choose"):
         plot_of("7", 5)
     with pytest.raises(ModelError, match="n is 0"):
         plot_of("6a", 0)
@@ -182,5 +182,5 @@ def test_invalid_points_file_raises_with_its_place(
         read(path)
     assert message in str(raised.value) and "measured.json" in str(raised.value)
     path.write_text("{")
-    with pytest.raises(SpecError, match="not JSON"):
+    with raises("TV0608", match="not JSON"):
         read(path)

@@ -13,7 +13,7 @@ from faultinject.calculator.commands import model
 from faultinject.calculator.overlay import POINTS, collect
 from faultinject.model.bounds import breakeven_rv_1ofn, breakeven_rv_2of3, guests_needed
 from faultinject.results.findings import FILE
-from faultinject.strict_toml import SpecError
+from tests.errors import raises
 from tests.faultinject.results import as_the_paper_has_it, made
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"
@@ -104,7 +104,7 @@ def test_figure_all_draws_findings_on_every_figure(results: Path, tmp_path: Path
 
 
 def test_collect_raises_for_a_folder_without_results(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"findings\.json nor points\.json.*campaign report"):
+    with raises("TV0608", match=r"findings\.json nor points\.json.*campaign report"):
         collect(tmp_path)
     (tmp_path / FILE).write_text("{")
     done = CliRunner().invoke(model, ["figure", "7", "--results", str(tmp_path / FILE)])

@@ -17,9 +17,10 @@ from faultinject.commands.campaign import campaign
 from faultinject.estimate.doses import Fit
 from faultinject.estimate.hypothesis_tests import Correlation
 from faultinject.estimate.intervals import Interval
-from faultinject.results.findings import FILE, Findings, FindingsFileError, read_findings
+from faultinject.results.findings import FILE, Findings, read_findings
 from faultinject.results.outcome import Outcome
 from faultinject.results.relocation import FILE as RELOCATION_FILE
+from tests.errors import raises
 from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
 from tests.faultinject.results import as_the_paper_has_it, made, never_fails
 
@@ -172,7 +173,7 @@ def test_capacity_claim_uses_the_stored_bench_results(tmp_path: Path) -> None:
     full = msgspec.structs.replace(found.capacity, fit=9)
     assert claim.answer(Results({}, capacity=full)).verdict == "holds"
     (tmp_path / "guests.json").write_bytes(kept[:-40])
-    with pytest.raises(FindingsFileError, match=r"trivisor bench guests --out .*guests\.json"):
+    with raises("TV0539", match=r"trivisor bench guests --out .*guests\.json"):
         read_results(tmp_path)
 
 
@@ -284,5 +285,5 @@ def test_paper_command_prints_and_writes(results: Path, tmp_path: Path) -> None:
 def test_unreadable_findings_raise_with_the_file_name(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / FILE).write_text('{"title": 1}')
-    with pytest.raises(FindingsFileError, match=r"trivisor campaign report .*c$"):
+    with raises("TV0539", match=r"trivisor campaign report .*c$"):
         read_findings(tmp_path / "c" / FILE)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from faultinject.estimate.common_cause import at_frequency, estimate_common_cause
 from faultinject.estimate.counts import EstimateError
 from faultinject.model.reliability import two_of_three
+from tests.errors import raises
 
 pytest.importorskip("scipy", reason="scipy is not installed")
 
@@ -60,11 +61,11 @@ def test_fatal_interval_contains_every_distribution_of_the_box() -> None:
 
 
 def test_invalid_trials_votes_and_frequencies_raise() -> None:
-    with pytest.raises(EstimateError, match="no common-cause trials"):
+    with raises("TV0605", match="no common-cause trials"):
         estimate_common_cause((0, 0))
-    with pytest.raises(EstimateError, match="0 or more"):
+    with raises("TV0604", match="0 or more"):
         estimate_common_cause((1, -1))
-    with pytest.raises(EstimateError, match="1 <= m <= n"):
+    with raises("TV0604", match="1 <= m <= n"):
         estimate_common_cause(POISON, m=4)
     with pytest.raises(EstimateError, match="events is 2"):
         at_frequency(POISON, 2, 0.5)

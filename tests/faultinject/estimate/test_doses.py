@@ -10,6 +10,7 @@ from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.doses import DoseCounts, Fit, compare_doses, joint_test, mean_departure
 from faultinject.model.causes import shared_draw
 from faultinject.model.reliability import two_of_three
+from tests.errors import raises
 
 pytest.importorskip("scipy", reason="scipy is not installed")
 
@@ -71,7 +72,7 @@ def test_dose_without_missions_is_undecided() -> None:
 def test_invalid_settings_raise() -> None:
     with pytest.raises(EstimateError, match="margin"):
         compare_doses(sampled(10), margin=0)
-    with pytest.raises(EstimateError, match="no doses"):
+    with raises("TV0605", match="no doses"):
         compare_doses([])
 
 

@@ -19,6 +19,7 @@ from faultinject.estimate.intervals import (
 )
 from faultinject.model.paired import Paired
 from faultinject.model.tails import exactly
+from tests.errors import raises
 
 pytest.importorskip("scipy", reason="scipy is not installed")
 
@@ -121,5 +122,5 @@ def test_invalid_alpha_raises(alpha: float) -> None:
 
 def test_missing_scipy_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.special", None)
-    with pytest.raises(EstimateError, match="pip install scipy"):
+    with raises("TV0606", match="pip install scipy"):
         clopper_pearson(1, 54321)

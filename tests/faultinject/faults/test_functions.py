@@ -23,6 +23,7 @@ from guests.function import AUTHENTICATION, load_function, sign
 from guests.protocol.function import NO, YES
 from guests.protocol.message import Request, encode_request
 from guests.protocol.wire import Decoder, FrameKind, encode
+from tests.errors import raises
 from tests.faultinject.faults.test_injection import FakeSite
 
 __all__: list[str] = []
@@ -78,7 +79,7 @@ async def test_switch_is_set_in_one_guest_only(scratch: Path) -> None:
 
 async def test_fault_is_not_applied_without_a_planted_function(scratch: Path) -> None:
     site = FunctionSite(scratch)
-    with pytest.raises(NotApplied, match="no planted function in the memory of f in g1"):
+    with raises("TV0506", match="no planted function in the memory of f in g1"):
         await inject(planned("function-crash"), site)
     ram = site.machine("g1").ram_file()
     plant(ram)
@@ -87,9 +88,9 @@ async def test_fault_is_not_applied_without_a_planted_function(scratch: Path) ->
     with pytest.raises(NotApplied, match="2 planted functions"):
         await inject(planned("function-crash"), site)
     for kind in ("host-function-kill", "host-function-admit"):
-        with pytest.raises(NotApplied, match="no F on the host"):
+        with raises("TV0507", match="no F on the host"):
             await inject(planned(kind, "function"), site)
-        with pytest.raises(NotApplied, match="is for the function, not g1"):
+        with raises("TV0507", match="is for the function, not g1"):
             await inject(planned(kind), site)
 
 

@@ -15,6 +15,7 @@ from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.machines import SLOW_STOPPED
 from faultinject.faults.node_injector import FaultInjector
+from tests.errors import raises
 from voter.core import Limits
 
 
@@ -38,7 +39,7 @@ def test_every_offered_kind_is_accepted_when_the_guest_is_ready(kind: str) -> No
 
 @pytest.mark.parametrize("kind", sorted(CATALOGUE.keys() - set(OFFERED)))
 def test_kind_is_refused_when_it_needs_a_shell_or_another_target(kind: str) -> None:
-    with pytest.raises(FaultRefused, match=f"{kind} is not for a guest of a running node"):
+    with raises("TV0503", match=f"{kind} is not for a guest of a running node"):
         injector().check(kind, "g1")
 
 
@@ -52,7 +53,7 @@ def test_only_link_faults_are_accepted_when_the_guest_is_dead(kind: str) -> None
     if CATALOGUE[kind].layer is FaultLayer.LINK:
         injector(state="dead").check(kind, "g1")
     else:
-        with pytest.raises(FaultRefused, match="g1 is dead"):
+        with raises("TV0502", match="g1 is dead"):
             injector(state="dead").check(kind, "g1")
 
 

@@ -14,6 +14,7 @@ import pytest
 from faultinject.model.export import NodeDesign, to_galileo, to_open_psa
 from faultinject.model.paired import ModelError
 from faultinject.model.reliability import m_of_n, moved_c1, moved_c2
+from tests.errors import raises
 
 DESIGNS = {
     "plain": NodeDesign(rh=0.999, rv=1.0, rm=(0.9,), m=1),
@@ -94,7 +95,7 @@ def test_galileo_states_how_many_must_fail() -> None:
 
 
 def test_inexpressible_designs_raise() -> None:
-    with pytest.raises(ModelError, match="M1 has reliability 0"):
+    with raises("TV0602", match="M1 has reliability 0"):
         to_galileo(NodeDesign(rh=1, rv=1, rm=(0.0, 0.5), m=1))
     with pytest.raises(ModelError, match="two or more equal VMs"):
         NodeDesign(rh=1, rv=1, rm=(0.9, 0.8, 0.7), m=2, beta=0.1)

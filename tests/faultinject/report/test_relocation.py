@@ -13,6 +13,7 @@ from faultinject.commands.campaign import campaign
 from faultinject.model.bounds import breakeven_rf
 from faultinject.report.relocation import compare_places
 from faultinject.results.points import read
+from tests.errors import raises
 from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
 from voter.commands.terminal import CommandError
 
@@ -78,10 +79,10 @@ def test_campaigns_that_differ_in_more_than_the_place_are_rejected(
     assert isinstance(raised, CommandError)
     assert "'host', not 'guest'" in str(raised)
     store_of(tmp_path / "long", HOST + "[workload]\nlength = 30\n").close()
-    with pytest.raises(CommandError, match="length 20 and 30"):
+    with raises("TV0533", match="length 20 and 30"):
         raise run("moved", guest, tmp_path / "long").exception or AssertionError
     store_of(tmp_path / "mix", HOST.replace("hang = 1", "hang = 1\ncrash = 2", 1)).close()
-    with pytest.raises(CommandError, match="faults hang 1 and crash 2, hang 1"):
+    with raises("TV0533", match="faults hang 1 and crash 2, hang 1"):
         raise run("moved", guest, tmp_path / "mix").exception or AssertionError
     other = HOST.replace('"1/2"', '"1/1"').replace("guests = 2", "guests = 1")
     other = other[: other.index('[[strata]]\nvote = "1/1"\nguests_hit = 2')]

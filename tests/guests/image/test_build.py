@@ -22,6 +22,7 @@ from guests.image import (
 from guests.image.manifest import read_manifest
 from guests.image.packages import fetch
 from guests.image.recipe import LOADER, MULTIARCH, PACKAGES, PYTHON
+from tests.errors import raises
 from tests.guests.image.archive import read_archives
 
 # The modules that the README promises to a user's service.
@@ -184,7 +185,7 @@ def test_failing_mmdebstrap_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_impossible_cache_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ImageError, match=r"cannot build the guest image in .*file"):
+    with raises("TV0413", match=r"cannot build the guest image in .*file"):
         build_image(tmp_path / "file", progress=print)
 
 

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from guests.image import ImageError
 from guests.image.kernel import extract_vmlinux
+from tests.errors import raises
 
 VMLINUX = b"\x7fELF" + bytes(range(200)) * 3
 
@@ -48,5 +48,5 @@ def test_kernel_is_extracted() -> None:
     ],
 )
 def test_invalid_kernel_is_an_error(image: bytes, message: str) -> None:
-    with pytest.raises(ImageError, match=message):
+    with raises("TV0415", match=message):
         extract_vmlinux(image)

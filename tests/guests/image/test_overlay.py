@@ -14,6 +14,7 @@ from guests.image.cpio import pack
 from guests.image.manifest import encode_record, read_manifest
 from guests.image.overlay import ACCESS_ARCHIVE, access_entries
 from guests.image.recipe import ACCESS_LIBRARIES, ACCESS_MODULES, MULTIARCH, VSOCK_MODULES
+from tests.errors import raises
 from tests.guests.image.archive import Read, read_archives
 
 
@@ -145,7 +146,7 @@ def test_link_in_static_content_is_refused(small_image: Image, tmp_path: Path) -
     content = tmp_path / "content"
     content.mkdir()
     (content / "secret").symlink_to("/etc/passwd")
-    with pytest.raises(ImageError, match="secret is neither a file nor a directory"):
+    with raises("TV0405", match="secret is neither a file nor a directory"):
         add_overlay(small_image, tmp_path / "node", Overlay(service="static", content=content))
 
 
@@ -154,13 +155,13 @@ def test_altered_image_is_refused(small_image: Image, tmp_path: Path, name: str)
     image = add_overlay(small_image, tmp_path / "node", Overlay(service="kv"))
     path = tmp_path / "node" / name
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(ImageError, match=rf"{path} was altered.*remove .* and build again"):
+    with raises("TV0414", match=rf"{path} was altered.*remove .* and build again"):
         verify(image)
 
 
 def test_altered_initrd_gets_no_overlay(small_image: Image, tmp_path: Path) -> None:
     small_image.initrd.write_bytes(b"other")
-    with pytest.raises(ImageError, match="initrd was altered"):
+    with raises("TV0414", match="initrd was altered"):
         add_overlay(small_image, tmp_path / "node", Overlay(service="kv"))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from guests.image import ImageError
 from guests.image.sources import debian_sources
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_disabled_entry_is_left_out(apt: Path) -> None:
         "Enabled: no\nTypes: deb\nURIs: http://mirror.test/debian\n"
         "Suites: bookworm\nComponents: main\n"
     )
-    with pytest.raises(ImageError, match="no apt source for Debian 12"):
+    with raises("TV0412", match="no apt source for Debian 12"):
         debian_sources(apt)
 
 
@@ -103,5 +104,5 @@ def test_only_files_that_apt_reads_are_read(apt: Path) -> None:
     (apt / "sources.list.d/debian.list.save").write_text(
         "deb http://mirror.test/debian bookworm main\n"
     )
-    with pytest.raises(ImageError, match="no apt source"):
+    with raises("TV0412", match="no apt source"):
         debian_sources(apt)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from guests.service import Context, Reply, Request, ServiceError, state_digest
+from guests.service import Context, Reply, Request, state_digest
 from guests.services.kv import MAX_KEY, MAX_VALUE, KeyValue
 from guests.services.table import ENTRY_COST, MAX_PAGE, PIECE
+from tests.errors import raises
 from tests.guests.services.calls import ask
 
 
@@ -239,7 +240,7 @@ def test_full_store_refuses_growth_only() -> None:
 def test_state_over_the_capacity_is_refused() -> None:
     store = KeyValue()
     ask(store, "PUT", "/kv/a", b"0123456789")
-    with pytest.raises(ServiceError, match="capacity"):
+    with raises("TV0404", match="capacity"):
         KeyValue(capacity=ENTRY_COST).restore(b"".join(store.snapshot()))
 
 

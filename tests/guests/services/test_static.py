@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from guests.service import ServiceError, state_digest
 from guests.services.static import BUILT_IN, MAX_FILE, Static
+from tests.errors import raises
 from tests.guests.services.calls import ask
 
 TEXT = b"0123456789"
@@ -172,7 +173,7 @@ def test_environment_names_the_directory(directory: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("TRIVISOR_CONTENT", str(directory))
     assert ask(Static(), "GET", "/ten.txt").body == TEXT
     monkeypatch.setenv("TRIVISOR_CONTENT", str(directory / "absent"))
-    with pytest.raises(ServiceError, match="absent"):
+    with raises("TV0405", match="absent"):
         Static()
 
 
@@ -193,7 +194,7 @@ def test_link_is_an_error_when_it_leaves_the_directory(directory: Path) -> None:
 def test_invalid_content_is_an_error(directory: Path, tmp_path: Path) -> None:
     os.mkfifo(directory / "pipe")  # not a regular file: left out, and not opened
     assert ask(Static(directory), "GET", "/pipe").status == 404
-    with pytest.raises(ServiceError, match="not a directory"):
+    with raises("TV0404", match="not a directory"):
         Static(tmp_path / "outside.txt")
     (directory / "big.bin").write_bytes(bytes(MAX_FILE + 1))
     with pytest.raises(ServiceError, match=r"big\.bin goes over the limit"):

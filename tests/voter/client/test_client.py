@@ -16,19 +16,18 @@ import pytest
 
 from guests.protocol import wire
 from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, FrameKind, encode
+from tests.errors import raises
 from voter.client import Client
 from voter.client import client as client_module
 from voter.client import connection as dialogue
 from voter.client.errors import (
     ConnectionFailed,
-    KeyReused,
     NotExecuted,
     OutcomeUnknown,
     Overload,
     RequestError,
     SessionExpired,
     TimedOut,
-    TooLarge,
 )
 from voter.core.events import Failure
 from voter.native_protocol import (
@@ -251,7 +250,7 @@ async def test_timeout_error_reports_what_is_known(
 async def test_a_refusal_after_a_doubtful_attempt_leaves_the_doubt(scratch: Path) -> None:
     async with fake(scratch, "cut after", *[Failure.NOT_EXECUTED] * 100) as (voter, client):
         voter.kept = cast(dict[tuple[bytes, int], bytes], _Forgetful())
-        with pytest.raises(TimedOut, match="may have been executed"):
+        with raises("TV0304", match="may have been executed"):
             await client.ask(b"a", timeout=1.0)
 
 
@@ -273,7 +272,7 @@ async def test_no_voter_for_a_while(scratch: Path) -> None:
     async with fake(scratch) as (voter, client):
         assert (await client.ask(b"a"))[1] == b"a!"
         voter.stop()
-        with pytest.raises(ConnectionFailed):
+        with raises("TV0309"):
             await client.ask(b"r", read_only=True, timeout=1.0)
         calls = [asyncio.create_task(client.ask(b"%d" % n)) for n in range(20)]
         await asyncio.sleep(0.1)  # they try in vain
@@ -290,7 +289,7 @@ async def test_expired_session_is_an_error_only_in_doubt(scratch: Path) -> None:
         voter.script = ["forget"]
         assert (await client.ask(b"b"))[1] == b"b!", "sent for the first time: a new session"
         voter.script = ["cut", "forget"]
-        with pytest.raises(SessionExpired):
+        with raises("TV0305"):
             await client.ask(b"c")
         voter.script = [Failure.OVERLOAD, "forget"]
         assert (await client.ask(b"d"))[1] == b"d!", "refused at first: no doubt either"
@@ -303,7 +302,7 @@ async def test_requests_under_way_stay_inside_the_window(scratch: Path) -> None:
         replies = await asyncio.gather(*(client.ask(b"%d" % n) for n in range(50)))
         assert [reply for _, reply in replies] == [b"%d!" % n for n in range(50)]
         for call in slow:
-            with pytest.raises(TimedOut):
+            with raises("TV0304"):
                 await call
         assert len(voter.executed) == 50
         assert voter.most_pending == WINDOW
@@ -321,10 +320,10 @@ async def test_silent_connection_is_closed_and_the_request_retried(
 
 async def test_errors_that_no_retry_helps_against(scratch: Path) -> None:
     async with fake(scratch) as (voter, client):
-        with pytest.raises(TooLarge):
+        with raises("TV0307"):
             await client.ask(bytes(1001))
         voter.script = [Failure.KEY_REUSED]
-        with pytest.raises(KeyReused):
+        with raises("TV0306"):
             await client.ask(b"b")
 
 
@@ -369,7 +368,7 @@ async def test_overloaded_connection_leaves_the_outcome_unknown(
             transport.write(
                 encode(FrameKind.FAILURE, 0, 0, encode_failure(Failure.OVERLOAD, "full"))
             )
-        with pytest.raises(ConnectionFailed, match="full"):
+        with raises("TV0309", match="full"):
             await call
 
 
@@ -402,7 +401,7 @@ async def test_closed_client_does_not_retry(scratch: Path) -> None:
         call = asyncio.create_task(client.ask(b"a"))
         await asyncio.sleep(0.02)  # it waits
         await client.close()
-        with pytest.raises(ConnectionFailed, match="closed"):
+        with raises("TV0308", match="closed"):
             await call
         with pytest.raises(ConnectionFailed, match="closed"):
             await client.ask(b"b")
@@ -412,7 +411,7 @@ async def test_closed_client_does_not_retry(scratch: Path) -> None:
 async def test_addresses_that_are_none(scratch: Path) -> None:
     with pytest.raises(ValueError, match="unix:PATH"):
         await Client.connect("exec:true")
-    with pytest.raises(ConnectionFailed, match="no voter at"):
+    with raises("TV0308", match="no voter at"):
         await Client.connect(f"unix:{scratch}/none.sock")
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.errors import raises
 from trivisor import command
 from voter.access import read_tokens
 from voter.commands.terminal import CommandError
-from voter.errors import ConfigError
+from voter.errors import TokensError
 
 
 def run(*words: object) -> Result:
@@ -76,6 +77,8 @@ def test_wrong_name_is_refused(scratch: Path, words: list[str], message: str) ->
     before = file.read_bytes()
     done = run(*words, "--tokens", file)
     assert message in str(done.exception)
+    if isinstance(done.exception, CommandError):
+        assert done.exception.error_code == "TV0955"
     assert file.read_bytes() == before
 
 
@@ -85,8 +88,8 @@ def test_wrong_name_is_refused(scratch: Path, words: list[str], message: str) ->
 def test_file_that_is_not_one_of_tokens_is_kept(scratch: Path, text: str) -> None:
     file = scratch / "tokens"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=re.escape(str(file))):
+    with raises("TV0954", re.escape(str(file))):
         read_tokens(file)
     done = run("add", "billing", "--tokens", file)
-    assert isinstance(done.exception, ConfigError | CommandError)
+    assert isinstance(done.exception, TokensError)
     assert file.read_text(encoding="utf-8") == text

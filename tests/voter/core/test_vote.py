@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.errors import raises
 from voter.core.vote import LOST, PENDING, WON, Policy, PolicyError, count
 
 
@@ -26,7 +27,7 @@ def test_policy_parse_accepts_safe_policies(text: str) -> None:
 def test_policy_parse_rejects_with_a_reason_when_impossible_or_unsafe(
     text: str, reason: str
 ) -> None:
-    with pytest.raises(PolicyError, match=reason):
+    with raises("TV0206", match=reason):
         Policy.parse(text)
 
 

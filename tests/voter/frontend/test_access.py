@@ -16,6 +16,7 @@ from guests.context import Context
 from guests.protocol.message import Reply, Request
 from guests.protocol.wire import FrameKind
 from guests.services.kv import KeyValue
+from tests.errors import raises
 from tests.voter.certificates import Authority, Pair
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import OPEN, raw
@@ -273,7 +274,7 @@ async def test_native_client_without_a_valid_token_is_refused(
     nodes: Nodes, scratch: Path, token: str
 ) -> None:
     node = await nodes.make(security(tokens=write_tokens(scratch / "tokens", f"billing {HASH}\n")))
-    with pytest.raises(Unauthorized):
+    with raises("TV0951"):
         await native(node, token=token)
     async with raw(node, opened=False, tcp=True) as connection:  # and cannot skip OPEN
         await connection.send(b"" if token else OPEN)

@@ -12,12 +12,13 @@ import pytest
 from guests.protocol import wire
 from guests.protocol.message import encode_request
 from guests.protocol.wire import FLAG_ONCE, FrameKind, encode
+from tests.errors import raises
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import OPEN, Raw, raw
 from tests.voter.node import Node, turns
 from tests.waiting import until
 from voter.client import Client
-from voter.client.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
+from voter.client.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut
 from voter.frontend import native
 from voter.frontend.native import REQUEST_LIMIT
 from voter.native_protocol import (
@@ -103,7 +104,7 @@ async def test_a_request_of_the_largest_size(shared_node: Node) -> None:
     async with await shared_node.client() as client:
         assert (await client.request("PUT", "/kv/large", body)).status == 201
         assert (await client.request("GET", "/kv/large")).body == body
-        with pytest.raises(TooLarge):
+        with raises("TV0307"):
             await client.request("PUT", "/kv/large", bytes(REQUEST_LIMIT))
         assert (await client.request("DELETE", "/kv/large")).status == 204
 
@@ -264,7 +265,7 @@ async def test_another_version_is_named(nodes: Nodes, version: int) -> None:
 
 async def test_client_reports_a_port_that_is_not_a_voter(nodes: Nodes) -> None:
     node = await nodes.make()
-    with pytest.raises(ConnectionFailed, match="not a Trivisor voter"):
+    with raises("TV0310", match="not a Trivisor voter"):
         await Client.connect(f"tcp:127.0.0.1:{node.port}")
 
 
@@ -449,9 +450,9 @@ async def test_failures_have_their_names(nodes: Nodes) -> None:
         await until(lambda: node.runner.waiting == 1)
         for agent in node.agents[1:]:
             agent.stop()
-        with pytest.raises(OutcomeUnknown):
+        with raises("TV0303"):
             await write
-        with pytest.raises(NotExecuted, match="no majority"):
+        with raises("TV0301", match="no majority"):
             await client.request("PUT", "/kv/a", b"1")
 
 

@@ -10,6 +10,7 @@ from hashlib import blake2b
 import msgspec
 import pytest
 
+from tests.errors import raises
 from tests.voter.journal.disk import Disk, Open, opened
 from voter.core.entries import (
     Base,
@@ -112,7 +113,7 @@ async def test_with_no_checkpoint_left_the_journal_is_refused_unless_it_begins_a
     await three(disk)
     for seq in (40, 60):
         disk.flip(f"checkpoint-{seq:020d}", 60, 0)
-    with pytest.raises(JournalError, match="no whole checkpoint"):
+    with raises("TV0215", match="no whole checkpoint"):
         async with opened(disk):
             pass
 
@@ -175,7 +176,7 @@ async def test_checkpoint_with_a_wrong_digest_is_never_written() -> None:
     async with opened(disk, clean=False) as run:
         (record,) = run.write_records(1)
         run.journal.checkpoint(base_of(record, b"voted"), b"other")
-        with pytest.raises(JournalError, match="no longer has the digest that was voted"):
+        with raises("TV0217", match="no longer has the digest that was voted"):
             await run.task
     assert not any(name.startswith("checkpoint") for name in disk.names())
 
@@ -206,7 +207,7 @@ async def test_checkpoint_write_error_ends_the_journal() -> None:
         await run.durable()
         disk.take = fail  # type: ignore[method-assign]
         run.journal.checkpoint(base_of(record, b"s"), b"s")
-        with pytest.raises(JournalError, match="writing a checkpoint failed"):
+        with raises("TV0216", match="writing a checkpoint failed"):
             await run.task
 
 
@@ -233,7 +234,7 @@ async def test_checkpoint_proves_earlier_synced_frames() -> None:
     name = "segment-0000000001"
     at = disk.frames(name)[1]  # the last one: no other frame says that it was synced
     disk.flip_frame(name, at, 40)
-    with pytest.raises(JournalError, match=f"{name}, offset {at}: frame 2 is damaged"):
+    with raises("TV0215", match=f"{name}, offset {at}: frame 2 is damaged"):
         async with opened(disk):
             pass
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import raises
 from tests.voter.journal.disk import opened
 from voter.core.entries import Base, Entry, SequenceReservation
 from voter.errors import JournalError
@@ -64,7 +65,7 @@ async def test_checkpoints_on_a_real_disk_take_segments_away(scratch: Path) -> N
 
 async def test_a_second_voter_is_refused_by_name(scratch: Path) -> None:
     async with opened(Directory(scratch)):
-        with pytest.raises(JournalError, match=f"in use by another voter .process {os.getpid()}."):
+        with raises("TV0211", match=f"in use by another voter .process {os.getpid()}."):
             Directory(scratch)
     Directory(scratch).close()  # free again
 
@@ -94,7 +95,7 @@ async def test_unreadable_file_is_named(scratch: Path) -> None:
         pass
     (scratch / "segment-0000000001").unlink()
     (scratch / "segment-0000000001").mkdir()
-    with pytest.raises(JournalError, match=r"cannot be opened: .*segment-0000000001"):
+    with raises("TV0210", match=r"cannot be opened: .*segment-0000000001"):
         async with opened(Directory(scratch)):
             pass
     Directory(scratch).close()  # it was released
@@ -105,7 +106,7 @@ async def test_a_read_only_file_system_is_refused(tmpfs: Callable[[str], Path]) 
     async with opened(Directory(path), segment_size=SEGMENT):
         pass
     tmpfs("ro")
-    with pytest.raises(JournalError, match=r"Read-only file system: mount it for writing"):
+    with raises("TV0210", match=r"Read-only file system: mount it for writing"):
         Directory(path)
     with pytest.raises(JournalError, match=r"Read-only file system: mount it for writing"):
         Directory(path / "new")
@@ -152,7 +153,7 @@ async def test_journal_opens_again_and_again_on_a_full_file_system(
                 made.extend(run.write_records(1, 1 << 20))
                 await run.durable()
 
-        with pytest.raises(JournalError, match="write failed: No space left on device"):
+        with raises("TV0216", match="write failed: No space left on device"):
             await write_on()
     directory.close()
     for number in range(100):

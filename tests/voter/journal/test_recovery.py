@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.errors import raises
 from tests.voter.journal.disk import Disk, History, Inode, opened
 from voter.core.entries import (
     Base,
@@ -423,12 +424,12 @@ async def test_a_segment_of_another_journal_or_name_is_refused() -> None:
     for donor, text in ((other, "of another journal"), (stranger, "of node 'n2'")):
         mixed = disk.copy()
         mixed.inodes["segment-0000000002"] = donor.inodes["segment-0000000001"]
-        with pytest.raises(JournalError, match=text):
+        with raises("TV0212", match=text):
             async with opened(mixed):
                 pass
     mixed = disk.copy()
     mixed.inodes["segment-0000000002"] = mixed.inodes["segment-0000000001"]
-    with pytest.raises(JournalError, match="is segment 1 under another name"):
+    with raises("TV0212", match="is segment 1 under another name"):
         async with opened(mixed):
             pass
 
@@ -464,7 +465,7 @@ async def test_another_version_is_refused() -> None:
     disk, _ = await small()
     identity = disk.inodes["identity.json"].cached
     identity[:] = identity.replace(b'"format": 3', b'"format": 9')
-    with pytest.raises(JournalError, match="format 9, this voter reads formats 2 to 3"):
+    with raises("TV0214", match="format 9, this voter reads formats 2 to 3"):
         async with opened(disk):
             pass
 

@@ -15,7 +15,7 @@ from faultinject.campaign.store.store import Store
 from faultinject.faults import FaultLayer, find
 from faultinject.report.gather import gather
 from faultinject.results.outcome import Outcome
-from faultinject.strict_toml import SpecError
+from tests.errors import raises
 from tests.faultinject.campaign.specs import campaign_of, results_of, small_plan
 
 __all__: list[str] = []
@@ -161,7 +161,7 @@ def test_parse_reports_a_problem_with_a_function(
     changed = text.replace(there, replacement, 1)
     if "without" in message:  # else the mixed stratum assigned for it
         changed = changed[: changed.index('[[strata]]\nvote = "1/2"\nguests_hit = 1')]
-    with pytest.raises(SpecError, match=f"(?s){message}"):
+    with raises("TV0520", match=f"(?s){message}"):
         parse(changed)
 
 

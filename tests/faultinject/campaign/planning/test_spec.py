@@ -11,6 +11,7 @@ from faultinject.campaign.planning.spec import Points, Range
 from faultinject.campaign.planning.spec_file import load, parse, shipped
 from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.strict_toml import SpecError
+from tests.errors import raises
 from tests.faultinject.campaign.specs import SMALL
 
 __all__: list[str] = []
@@ -73,9 +74,9 @@ def test_range_includes_both_ends() -> None:
 
 
 def test_load_suggests_a_name_when_there_is_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="did you mean 'quick'"):
+    with raises("TV0521", match="did you mean 'quick'"):
         load("qick.toml")
-    with pytest.raises(SpecError, match="cannot be read"):
+    with raises("TV0521", match="cannot be read"):
         load(tmp_path)
 
 
@@ -274,7 +275,7 @@ def test_absurd_number_is_an_error_of_its_line(place: re.Match[str]) -> None:
     line = EVERY_NUMBER.count("\n", 0, place.start()) + 1
     for absurd in ("nan", "inf", "-inf", "-1", "1e400", str(10**30), str(2**63)):
         text = EVERY_NUMBER[: place.start()] + absurd + EVERY_NUMBER[place.end() :]
-        with pytest.raises(SpecError, match=rf"campaign(, line {line}\b|: points)"):
+        with raises("TV0520", match=rf"campaign(, line {line}\b|: points)"):
             parse(text)
 
 

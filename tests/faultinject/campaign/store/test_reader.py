@@ -13,10 +13,11 @@ import pytest
 
 from faultinject.campaign.planning.plan import CampaignPlan
 from faultinject.campaign.records import MissionPlan, MissionRow, RequestResult
-from faultinject.campaign.store.store import Store, StoreError
+from faultinject.campaign.store.store import Store
 from faultinject.campaign.store.table import EXPORTED
 from faultinject.campaign.store.tally import Tally
 from faultinject.results.outcome import Outcome
+from tests.errors import raises
 from tests.faultinject.campaign.specs import SMALL, fill, row_of, sum_of
 
 __all__: list[str] = []
@@ -164,12 +165,12 @@ def test_rows_of_format_2_say_what_they_cannot_tell(tmp_path: Path) -> None:
         read = {mission.index: mission for _, mission in found.missions()}
     outcomes = [(read[plan.index].outcome, read[plan.index].believed) for plan in plans]
     assert outcomes == [(Outcome.DECLARED, 0), (Outcome.UNCLEAR, None)]
-    with pytest.raises(StoreError, match="can only be read"):
+    with raises("TV0527", match="can only be read"):
         Store.open(tmp_path / "c")
 
 
 def test_a_campaign_of_format_1_can_only_be_read(kept: Store) -> None:
-    with pytest.raises(StoreError, match="can only be read"):
+    with raises("TV0527", match="can only be read"):
         Store.open(kept.directory)
 
 

@@ -16,9 +16,10 @@ import msgspec
 import pytest
 
 from faultinject.campaign.planning.spec_file import parse
-from faultinject.campaign.store.store import Store, StoreBusy, StoreError, StoreFull
+from faultinject.campaign.store.store import Store, StoreError
 from faultinject.results.outcome import Outcome
 from faultinject.strict_toml import SpecError
+from tests.errors import raises
 from tests.faultinject.campaign.specs import (
     FACTS,
     SMALL,
@@ -76,9 +77,9 @@ def test_results_have_a_copy_of_the_service_and_may_be_moved(tmp_path: Path) -> 
 def test_create_names_the_campaign_that_the_directory_holds(store: Store) -> None:
     directory = store.directory
     store.close()
-    with pytest.raises(StoreError, match=r"already holds this campaign .* campaign resume"):
+    with raises("TV0526", match=r"already holds this campaign .* campaign resume"):
         Store.create(directory, f"# a comment\n{SMALL}", 1)
-    with pytest.raises(StoreError, match=r"with seed 1 .* with seed 2 .*with another seed; give"):
+    with raises("TV0526", match=r"with seed 1 .* with seed 2 .*with another seed; give"):
         Store.create(directory, SMALL, 2)
     other = SMALL.replace("A bit of everything", "Another").replace("= 20", "= 21")
     with pytest.raises(
@@ -93,13 +94,13 @@ def test_open_and_create_explain_what_is_no_campaign(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no campaign: begin one"):
         Store.open(tmp_path)
     (tmp_path / "campaign.sqlite").write_text("no database at all, and long enough" * 100)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with raises("TV0522", match="cannot be opened"):
         Store.open(tmp_path)
     with pytest.raises(SpecError, match="unknown key"):
         Store.create(tmp_path / "c", f"wat = 1\n{SMALL}", 1)
     assert not (tmp_path / "c").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be created"):
+    with raises("TV0525", match="cannot be created"):
         Store.create(tmp_path / "file" / "c", SMALL, 1)
 
 
@@ -124,7 +125,7 @@ def test_packed_store_is_read_only(journal: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"can only be read; to resume it, unpack it"):
         Store.open(kept)
     (kept / "campaign.sqlite.xz").write_bytes(lzma.compress(bytes(range(256)) * 64))
-    with pytest.raises(StoreError, match="cannot be read as a packed campaign"):
+    with raises("TV0522", match="cannot be read as a packed campaign"):
         Store.open(kept, write=False)
     (kept / "campaign.sqlite.xz").write_bytes(b"no xz")
     with pytest.raises(StoreError, match="cannot be read as a packed campaign"):
@@ -164,9 +165,9 @@ def test_open_refuses_to_write_when_this_version_plans_other_missions(store: Sto
 
 
 def test_readers_see_new_rows_of_the_one_writer(store: Store) -> None:
-    with pytest.raises(StoreBusy, match="another process runs this campaign"):
+    with raises("TV0524", match="another process runs this campaign"):
         Store.open(store.directory)
-    with pytest.raises(StoreBusy):
+    with raises("TV0524"):
         Store.create(store.directory, SMALL, 1)
     with Store.open(store.directory, write=False) as reader:
         assert reader.done == 0
@@ -243,11 +244,11 @@ def test_meta_returns_all_runs_and_facts(store: Store) -> None:
 def test_extend_needs_a_declared_extension_and_a_complete_first_analysis(tmp_path: Path) -> None:
     with (
         Store.create(tmp_path / "a", SMALL, 1) as store,
-        pytest.raises(StoreError, match="declares no extension"),
+        raises("TV0528", match="declares no extension"),
     ):
         store.extend()
     with Store.create(tmp_path / "b", f"extension = 0.5\n{SMALL}", 1) as store:
-        with pytest.raises(StoreError, match="incomplete"):
+        with raises("TV0528", match="incomplete"):
             store.extend()
         fill(store)
         first = store.total
@@ -309,7 +310,7 @@ def test_a_campaign_can_be_resumed_after_a_full_disk(store: Store) -> None:
     """SQLite's page limit stands for the disk's: it fails in the same way, at the same place."""
     pages = store._sql.execute("PRAGMA page_count").fetchone()[0]
     store._sql.execute(f"PRAGMA max_page_count = {pages + 20}")
-    with pytest.raises(StoreFull, match="the disk is full: free disk space, then resume"):
+    with raises("TV0523", match="the disk is full: free disk space, then resume"):
         fill_one_by_one(store)
     kept = store.done
     assert 0 < kept < store.total
