@@ -6,20 +6,23 @@ pages too, and each relative link means the same in the site as on a forge.
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from pathlib import Path
 
 from docutils import nodes
-from pygments.lexers.special import TextLexer
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 __all__ = ["setup"]
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS / "reference")]  # the command, and the directives
+
+from docs.diagrams import BLOCK, THEMES, picture  # noqa: E402
 
 _project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 project = "Trivisor"
@@ -74,8 +77,24 @@ def _open_first_page(app: Sphinx, error: Exception | None) -> None:
         (app.outdir / "index.html").write_text(page + title, encoding="utf-8")
 
 
+def _show_diagrams(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Show Mermaid diagrams as the pictures that docs/diagrams.py has drawn of them."""
+
+    def images(found: re.Match[str]) -> str:
+        parts = []
+        for theme in THEMES:
+            path = picture(found[1], theme)
+            if not path.is_file():
+                raise ExtensionError(f"{docname}: a diagram has no picture: ./run pictures")
+            options = f":class: only-{theme}\n:alt: {' '.join(found[1].split())}"
+            parts.append(f"```{{image}} /{path.relative_to(ROOT)}\n{options}\n```")
+        return "\n\n".join(parts)
+
+    source[0] = BLOCK.sub(images, source[0])
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above to Sphinx."""
-    app.add_lexer("mermaid", TextLexer)  # diagrams stay text: drawing them needs a script of 3 MB
+    app.connect("source-read", _show_diagrams)
     app.connect("doctree-read", _link_directories)
     app.connect("build-finished", _open_first_page)

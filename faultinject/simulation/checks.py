@@ -244,7 +244,7 @@ def _check_liveness(world: World, outcomes: list[OperationOutcome]) -> None:
     for outcome in outcomes:
         taken = outcome.ended - outcome.started
         name = f"operation {outcome.operation.index}"
-        # A full disk has no room for the long reply of an executed write (docs/operations.md).
+        # A full disk has no room for the long reply of an executed write (reference/behaviour.md).
         if plan.two_faulty or (filled and NOT_KEPT in outcome.failure):
             continue
         if taken > (QUICK if quick else LIMIT):

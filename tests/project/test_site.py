@@ -15,6 +15,7 @@ import msgspec
 import msgspec.inspect
 import pytest
 
+from docs.diagrams import PICTURES, THEMES, picture, sources
 from docs.reference.settings import comments, default_of, kind_of
 from tests.project.tree import ROOT, tracked
 from trivisor import command
@@ -81,6 +82,11 @@ def test_site_builds_without_warning_and_is_complete(tmp_path: Path) -> None:
         loaded += [each for each in page.loaded if re.match(r"([a-z]+:)?//", each)]
     assert broken == []
     assert loaded == [], "the site has to work offline"
+
+    files = {Path(each).name for page in pages.values() for each in page.loaded}
+    pictures = {picture(text, theme).name for text in sources() for theme in THEMES}
+    assert pictures <= files
+    assert {path.name for path in PICTURES.glob("*")} == pictures, "./run pictures"
 
     ids = pages[tmp_path / "docs/reference/commands.html"].ids
     missing = []
