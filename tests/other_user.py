@@ -18,7 +18,8 @@ CALL = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as sock:
     sock.connect(sys.argv[1])
-    sock.sendall(f"{sys.argv[2]} {sys.argv[3]} HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n".encode())
+    lines = [" ".join([*sys.argv[2:], "HTTP/1.1"]), "Host: a", "Connection: close", "", ""]
+    sock.sendall("\\r\\n".join(lines).encode())
     print(sock.makefile("rb").read().decode())
 """
 """Makes one HTTP request on a unix socket, and prints the answer."""
