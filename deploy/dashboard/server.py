@@ -125,6 +125,7 @@ class DashboardServer:
             app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=30.0
         )
         self._server: asyncio.Server | None = None
+        self._ending = False
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a listening socket."""
@@ -134,6 +135,7 @@ class DashboardServer:
 
     async def stop(self) -> None:
         """Stop serving and close all connections."""
+        self._ending = True
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
@@ -237,7 +239,7 @@ class DashboardServer:
         try:
             await answer.prepare(request)
             async for data in self._collector.follow(request.headers.get("Last-Event-ID", "")):
-                if not self._access.is_live(session):
+                if self._ending or not self._access.is_live(session):
                     break
                 if data:
                     async with asyncio.timeout(WRITE_TIMEOUT):

@@ -243,3 +243,24 @@ def link(out: Path | None, as_json: bool, **options: Any) -> ExitCode:
 
     quiet_logs()
     return _finish(run_link(LinkPlan(**options), _progress(as_json)), out, as_json)
+
+
+@bench.command()
+@click.option("--seconds", type=Number(10, 3600), default=300, show_default=True,
+              help="How long all rounds may take, without the node's start.")  # fmt: skip
+@click.option("--window", type=Number(1, 600), default=10, show_default=True,
+              help="Seconds of one window; a round has three.")  # fmt: skip
+@click.option("--load", type=Number(0.01, 1), default=0.4, show_default=True,
+              help="Load, as a part of the measured throughput.")  # fmt: skip
+@_seed
+@_accel
+@_data
+@_outputs
+def dashboards(data: Path | None, out: Path | None, as_json: bool, **options: Any) -> ExitCode:
+    """Measure what 20 and 1,000 open dashboards cost those who send requests."""
+    from faultinject.bench.dashboards import DashboardsPlan, run_dashboards  # noqa: PLC0415
+
+    quiet_logs()
+    return _finish(
+        run_dashboards(DashboardsPlan(**options), _progress(as_json), data), out, as_json
+    )

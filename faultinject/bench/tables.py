@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from faultinject.bench.bench_report import BenchReport
+from faultinject.bench.dashboards import CROWD, FEW, DashboardsReport
 from faultinject.bench.figures import FIGURES, number
 from faultinject.bench.link import LinkReport
 from faultinject.bench.memory import MemoryReport
@@ -24,6 +25,8 @@ __all__ = ["show"]
 MIB = 1 << 20
 BUSY = 0.1
 """Share of the processors from which on other programs are reported: they change ratios, too."""
+SHOWN_GOAL = 1.1
+"""How many times larger p99 may be with 20 open dashboards than without."""
 DURING_GOAL = 2.0
 """How many times larger p99 may be during a transfer."""
 
@@ -213,4 +216,34 @@ def _(report: LinkReport) -> None:
         out.print(f"[red]not measured: {name}: {escape(reason)}[/]")
     _show_others(report.others)
     out.print(f"[dim]{len(report.rounds)} rounds, seed {report.plan.seed}; {report.qemu}[/]")
+    out.print(f"[dim]{report.host}[/]")
+
+
+@show.register
+def _(report: DashboardsReport) -> None:
+    out = console()
+    out.print(
+        f"{report.rate:.0f} requests/s, {report.plan.load:.0%} of {report.throughput:.0f}; the "
+        f"supervisor has {report.supervisor / MIB:.0f} MiB before the first dashboard"
+    )
+    table = Table("round", "without: p99", f"{FEW}: p99", f"{CROWD}: p99", f"ratio {FEW}",
+                  f"ratio {CROWD}")  # fmt: skip
+    for at, each in enumerate(report.rounds, 1):
+        p99 = {name: shown.latency.p99 for name, shown in each.items()}
+        cells = [f"{p99[str(dashboards)] * 1e3:.1f} ms" for dashboards in (0, FEW, CROWD)]
+        cells += [f"{p99[str(dashboards)] / p99['0']:.2f}" for dashboards in (FEW, CROWD)]
+        table.add_row(str(at), *cells)
+    out.print(table)
+    for dashboards in (FEW, CROWD):
+        seen = report.rounds[-1][str(dashboards)].seen
+        words = ", ".join(f"{count} {name}" for name, count in seen.items() if name != "bytes")
+        out.print(
+            f"{dashboards} dashboards ({words}): p99 {report.ratio(dashboards):.2f} times, "
+            f"supervisor at most {report.largest(dashboards) / MIB:.0f} MiB, "
+            f"{report.failed(dashboards)} requests failed"
+        )
+    out.print(
+        f"to reach with {FEW}: at most {SHOWN_GOAL:g}: {_yes(report.ratio(FEW) <= SHOWN_GOAL)}"
+    )
+    _show_others(report.others)
     out.print(f"[dim]{report.host}[/]")

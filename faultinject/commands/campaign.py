@@ -18,6 +18,7 @@ from voter.commands.parameters import (
     Number,
     SchedulerAddress,
     existing_directory,
+    node_directory,
     output_directory,
     output_file,
 )
@@ -72,6 +73,13 @@ def _how_to_run(command: Callable[..., object]) -> Callable[..., object]:
             "wants_report",
             default=True,
             help="Write the report at the end.",
+        ),
+        click.option(
+            "--dashboard",
+            type=node_directory(),
+            metavar="DIR",
+            help="Show the results so far on the dashboard of the node in DIR.  Default: of the "
+            "default node, if it runs.",
         ),
         _worker_module,
     )

@@ -43,6 +43,7 @@ export function sample(kind) {
     fault: () => s("rect", { width: 18, height: 12, class: "fault" }),
     out: () => s("text", { x: 9, y: 6, class: "sign out" }, "✕"),
     back: () => s("text", { x: 9, y: 6, class: "sign back" }, "▲"),
+    dot: () => s("circle", { cx: 9, cy: 6, r: 4.5, class: "dot" }),
     returns: () => s("rect", { y: 2, width: 18, height: 8, class: "returns" }),
     votes: () => s("rect", { y: 2, width: 18, height: 8, class: "votes" }),
     paper: () => s("path", { d: "M0 6H18", class: "paper" }),
@@ -125,11 +126,11 @@ export function timeline({ points, guests, spans, marks, faults, from, until, wi
       root.append(s("text", { x: x(mark.time), y: y, class: `sign ${mark.look}` }, mark.sign, s("title", {}, `${clock(mark.time)} ${name}: ${mark.text}`)));
     }
   });
-  const every = [10, 20, 30, 60, 120, 300].find((each) => (until - from) / each <= (width < 520 ? 3.5 : 7));
-  for (let time = until; time >= from - 1; time -= every) {
-    const ago = until - time, anchor = ago < 1 ? "end" : "middle";
-    const label = ago < 1 ? clock(time) : ago < 60 ? `−${Math.round(ago)} s` : `−${count(ago / 60, 1)} min`;
-    if (x(time) >= left + 12) root.append(s("text", { x: x(time), y: height - 6, class: "axis", "text-anchor": anchor }, label));
+  const every = [5, 10, 20, 30, 60, 120, 300].find((each) => (until - from) / each <= (width < 520 ? 3.5 : 7));
+  for (let time = Math.ceil(from / every) * every; time <= until; time += every) {
+    const place = x(time);
+    root.append(s("line", { x1: place, x2: place, y1: height - FOOT, y2: height - FOOT + 4, class: "grid" }));
+    if (place > left + 20 && place < right - 22) root.append(s("text", { x: place, y: height - 6, class: "axis", "text-anchor": "middle" }, clock(time)));
   }
   const last = known.at(-1);
   root.setAttribute("aria-label", `Timeline of the last ${span(until - from)}: `
@@ -181,6 +182,7 @@ export function readings(point) {
 
 // A campaign's figure: the paper's curve, measured points with their intervals, measured bands.
 export function figure(campaign, width) {
+  width = Math.min(width, 760);
   const height = Math.min(380, Math.max(260, width * 0.5)), left = 62, right = width - 14, top = 22, bottom = height - 40;
   const root = s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
   const places = [...campaign.points, ...campaign.curves.flatMap((curve) => curve.points)];
@@ -224,6 +226,6 @@ function linear(values, begin, end) {
   const step = [1, 2, 5, 10].map((part) => part * decade).find((each) => each >= rough);
   low -= margin; high += margin;
   const ticks = [];
-  for (let tick = Math.ceil(low / step) * step; tick <= high + 1e-12; tick += step) ticks.push(Math.round(tick / step) * step);
+  for (let tick = Math.ceil(low / step) * step; tick <= high + 1e-12; tick += step) ticks.push(Math.round(tick / step) * step || 0);
   return [(value) => begin + (end - begin) * (value - low) / (high - low), ticks];
 }

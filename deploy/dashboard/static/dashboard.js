@@ -174,8 +174,8 @@ function drawSummary() {
   const latest = points.at(-1), recent = points.slice(-60);
   const sum = (field) => points.reduce((all, point) => all + (point[field] || 0), 0);
   const minutes = points.length > 1 ? span(points.at(-1)[TIME] - points[0][TIME]) : "";
-  tile("Requests a second", rate(perSecond(latest)), "", `the last is number ${count(state.voter.seq)}`, spark(recent.map(perSecond), "p50"));
-  tile("Latency p50 / p99", span(latest[P50]), ` / ${span(latest[P99])}`, "in the last sample", spark(recent.map((point) => point[P99]), "p50"));
+  tile("Requests a second", rate(perSecond(latest)), "", `last: no. ${count(state.voter.seq)}`, spark(recent.map(perSecond), "p50"));
+  tile("Latency, median", span(latest[P50]), "", `p99 ${span(latest[P99])}`, spark(recent.map((point) => point[P99]), "p50"));
   for (const [look, field, name, words] of RESULTS) {
     const now = latest[SECONDS] ? latest[field] / latest[SECONDS] : null;
     tile(name[0].toUpperCase() + name.slice(1), rate(now), " /s", `${count(sum(field))} in ${minutes || "this sample"}`, null, look, words);
@@ -218,7 +218,9 @@ function drawGuests() {
     show(card.why, Boolean(why));
     const repairing = guest.in_progress || busy.has(guest.name);
     text(card.note, repairing ? "being repaired …" : guest.abandoned ? "repair was abandoned" : guest.fault ? "stays until healed" : guest.state === "active" ? "" : "is repaired automatically");
-    card.heal.disabled = repairing || (!guest.fault && guest.state === "active");
+    card.heal.disabled = repairing;
+    show(card.heal, Boolean(guest.fault) || guest.state !== "active");
+    show(card.foot, !card.heal.hidden || Boolean(card.note.textContent));
     text(card.heal, guest.fault ? `Heal ${guest.name}` : `Repair ${guest.name}`);
   }
 }
@@ -228,8 +230,9 @@ function makeCard(name) {
     badge: h("span", { class: "badge" }), facts: h("dl", { class: "facts" }), why: h("p", { hidden: "" }), note: h("span"),
     heal: h("button", { type: "button", onclick: () => heal(name) }),
   };
+  card.foot = h("footer", {}, card.note, card.heal);
   card.root = h("article", { class: "guest", "aria-label": `Guest ${name}`, "data-guest": name },
-    h("header", {}, h("h3", {}, name), card.badge), card.facts, card.why, h("footer", {}, card.note, card.heal));
+    h("header", {}, h("h3", {}, name), card.badge), card.facts, card.why, card.foot);
   get("guests").append(card.root);
   return card;
 }
@@ -373,7 +376,9 @@ function drawCampaign() {
   text(get("campaign-text"), parts.join(", "));
   show(get("figure"), campaign.points.length + campaign.curves.length > 0);
   if (width > 100 && campaign.points.length + campaign.curves.length) get("figure").replaceChildren(figure(campaign, width));
-  get("campaign-texts").replaceChildren(...campaign.texts.map((words) => h("li", {}, words)));
+  get("campaign-texts").replaceChildren(...(campaign.points.length ? [] : campaign.texts).map((words) => h("li", {}, words)));
+  get("campaign-legend").replaceChildren(...(campaign.points.length ? [h("li", {}, sample("dot"), "measured so far, with its intervals")] : []),
+    ...campaign.curves.map((curve) => h("li", {}, sample(curve.kind), curve.label)));
   if (get("figure-table").open) {
     const cell = (value) => count(value, 4);
     table(get("figure-table").querySelector(".scroll"), ["", campaign.x_label, campaign.y_label, "low", "high"],
@@ -414,7 +419,7 @@ function makeControls() {
     get("spans").append(button);
   }
   for (const [kind, words] of [["p50", "latency p50"], ["p99", "p99"], ...RESULTS.map(([look, , name]) => [look, name]),
-    ["votes", "guest votes"], ["returns", "guest returns"], ["fault", "injected fault"], ["out", "leaves or is expelled"], ["back", "repaired"]]) {
+    ["votes", "guest votes"], ["returns", "guest returns"], ["fault", "injected fault"], ["out", "leaves or is expelled"], ["back", "healed or repaired"]]) {
     get("legend").append(h("li", {}, sample(kind), words));
   }
   new ResizeObserver(draw).observe(get("timeline"));

@@ -63,7 +63,7 @@ export function span(seconds) {
   for (const [unit, size] of [["h", 3600], ["min", 60], ["s", 1], ["ms", 1e-3]]) {
     if (seconds >= size * (size >= 60 ? 1.5 : 1)) {
       const value = seconds / size;
-      return `${round(value, value < 10 ? 2 : value < 100 ? 1 : 0)} ${unit}`;
+      return `${round(value, size >= 60 ? 1 : value < 10 ? 2 : value < 100 ? 1 : 0)} ${unit}`;
     }
   }
   return `${round(seconds * 1e6, 0)} µs`;

@@ -9,6 +9,7 @@ import platform
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -19,7 +20,8 @@ from deploy.machine.debug_stub import why_no_stub
 from faultinject.campaign.planning.kept_durations import keep_durations
 from faultinject.campaign.planning.spec import Spec
 from faultinject.campaign.run.dispatch import Ending, MissionSource, Stop, run_missions
-from faultinject.campaign.run.interim import interim_results
+from faultinject.campaign.run.interim import InterimResults, interim_results
+from faultinject.campaign.run.posting import DashboardPoster
 from faultinject.campaign.run.screen import CampaignScreen, duration, results_table
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.workers.messages import WORKER_MODULE, Worker
@@ -44,13 +46,15 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``workers``: None: as its file says, or one a processor.  ``scheduler``: of a Dask cluster; "":
     run on this host.  ``first``: only so many missions of the plan's order.  ``worker_module``: the
-    program of a worker.
+    program of a worker.  ``dashboard``: the directory of the node that shows it; None: the default
+    node, if it runs.
     """
 
     workers: int | None = None
     scheduler: str = ""
     first: int | None = None
     worker_module: str = WORKER_MODULE
+    dashboard: Path | None = None
 
 
 def run_campaign(store: Store, options: RunOptions, console: Console) -> Ending:
@@ -62,6 +66,15 @@ def run_campaign(store: Store, options: RunOptions, console: Console) -> Ending:
     if real and not options.scheduler:
         check_host(store.spec)
     stop = Stop()
+    poster = DashboardPoster(store.meta().title, store.directory, options.dashboard)
+    poster.begin()
+
+    def publish(found: InterimResults, done: int, goal: int, rate: float, state: str = "") -> None:
+        poster.post(
+            found, state=state or "running", done=done,
+            total=store.total, rate=rate, goal=goal,
+        )  # fmt: skip
+
     goal = store.total if options.first is None else min(store.total, options.first)
     screen = CampaignScreen(
         console,
@@ -71,12 +84,14 @@ def run_campaign(store: Store, options: RunOptions, console: Console) -> Ending:
         results=lambda: interim_results(store),
         assess=store.assess,
         voted=lambda index: store.plan.cell_of(index).design == "voted",
+        publish=publish,
     )
     # Ctrl-C while a cluster is waited for ends the command at once.
     with screen, _workers(store, options, screen.step) as workers, _signals(stop, screen):
         ending = run_missions(
             store, workers, screen, stop, first=options.first, scheduler=options.scheduler
         )
+    publish(interim_results(store), store.done, goal, 0.0, f"ended: {ending.why}")
     if ending.missions and real:
         keep_durations(store.durations())
     return ending

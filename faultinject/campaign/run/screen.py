@@ -36,7 +36,8 @@ class CampaignScreen:
 
     ``results``: queries the interim results.  ``assess``: returns a row with its outcome.
     ``voted``: whether a mission, by its number, goes through the voter; only there is a wrong reply
-    alarming.  One thread calls the methods, except ``step``, which any thread may call.
+    alarming.  ``publish``: gets new interim results, missions done and aimed at, and missions a
+    second.  One thread calls the methods, except ``step``, which any thread may call.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class CampaignScreen:
         results: Callable[[], InterimResults],
         assess: Callable[[MissionRow], AssessedMission],
         voted: Callable[[int], bool],
+        publish: Callable[[InterimResults, int, int, float], None] = lambda *_: None,
     ) -> None:
         """``done`` of ``total`` missions are stored already; this run goes up to ``goal``."""
         self._assess = assess
@@ -58,6 +60,7 @@ class CampaignScreen:
         self._before = done
         self._total = total
         self._goal = goal
+        self._publish = publish
         self._query = results
         self._results = results()
         self._next_query = 0.0
@@ -107,6 +110,7 @@ class CampaignScreen:
         now = time.monotonic()
         if now >= self._next_query:
             self._results = self._query()
+            self._publish(self._results, self._done, self._goal, self.rate)
             took = time.monotonic() - now
             self._next_query = now + max(RESULTS_EVERY, took / RESULTS_SHARE)
         if self._live is None and now >= self._next_line:

@@ -198,6 +198,16 @@ def test_three_commands_of_the_readme_lead_to_a_voted_request_under_systemd(
 # ---- stop and start, deaths, reboot -------------------------------------------------------------
 
 
+def test_dashboard_is_served_under_systemd_and_cockpit_has_its_page(node: Container) -> None:
+    link = json.loads(node.run("trivisor", "dashboard", "--json").stdout)["url"]
+    assert link.startswith("http://127.0.0.1:8023/#")
+    page = node.run("curl", "-sS", "--fail", link.partition("#")[0]).stdout
+    assert "<title>Trivisor</title>" in page
+    journal = node.run("journalctl", "--no-pager", "--output=cat").stdout
+    assert link.partition("#")[2] not in journal
+    assert "manifest.json" in node.run("ls", "/usr/share/cockpit/trivisor").stdout
+
+
 def test_stop_leaves_no_process_and_a_restored_backup_has_every_write(node: Container) -> None:
     """By the commands of docs/howto/backup.md, without the start between backup and restore."""
     page = [step.text for step in steps(BACKUP) if isinstance(step, Command)]

@@ -9,6 +9,7 @@ from typing import Any
 from deploy.host.child import Child
 from deploy.node.records import Layout, NodeRecord, Settings
 from deploy.supervisor.control_server import SupervisorControlServer
+from deploy.supervisor.shown_node import open_dashboard
 from deploy.supervisor.supervisor import Supervisor
 from deploy.watchdog.client import WatchdogClient
 from faultinject.faults.node_injector import FaultInjector
@@ -23,7 +24,7 @@ def plan(directory: Path, **settings: Any) -> Layout:
     """Make a node's directory and its record."""
     layout = Layout(directory)
     layout.prepare()
-    values: dict[str, Any] = {"http": "127.0.0.1:0", "allow_faults": True}
+    values: dict[str, Any] = {"http": "127.0.0.1:0", "allow_faults": True, "dashboard": "off"}
     given = Settings(**values | settings)
     layout.write(
         NodeRecord(
@@ -50,7 +51,8 @@ class Running:
             report=self.reports.append,
             watchdog=watchdog,
         )
-        self.control = SupervisorControlServer(self.supervisor)
+        self.dashboard = open_dashboard(self.supervisor)
+        self.control = SupervisorControlServer(self.supervisor, self.dashboard)
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -64,6 +66,8 @@ class Running:
     async def start(self) -> None:
         """Serve; return when the node is ready or the supervisor has failed."""
         await self.control.start()
+        if self.dashboard is not None:
+            await self.dashboard.start()
         self.task = asyncio.create_task(self.supervisor.serve())
         await until(lambda: "ready" in (self.reports or [{}])[-1] or self.done())
 
@@ -91,6 +95,8 @@ class Running:
             if self.task is not None:
                 await self.task
         finally:
+            if self.dashboard is not None:
+                await self.dashboard.stop()
             await self.control.stop()
             for name, identity in self.layout.read_running().processes.items():
                 child = Child.adopt(identity) if name != "supervisor" else None
