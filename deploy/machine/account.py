@@ -30,7 +30,7 @@ import structlog
 
 from deploy.machine.spec import GuestSpec, NodeSpec
 
-__all__ = ["Account", "account_of", "confine", "open_to_guests", "run_as", "why_shared"]
+__all__ = ["Account", "account_of", "confine", "obstacle", "open_to_guests", "run_as", "why_shared"]
 
 _log = structlog.get_logger(__name__)
 
@@ -90,7 +90,16 @@ def _group(node: NodeSpec) -> int:
 
 def why_shared(node: NodeSpec) -> str:
     """Return why the guests of a node do not each have a user of their own; empty if they have."""
-    if not node.embedded:
+    image = Path(node.guests[0].kernel)  # it may be elsewhere
+    return obstacle(Path(node.directory), image, embedded=node.embedded)
+
+
+def obstacle(directory: Path, image: Path | None = None, *, embedded: bool) -> str:
+    """Return why the guests of a node in a directory would share a user; empty if they would not.
+
+    ``image`` is a file of the guest image, if that is known.
+    """
+    if not embedded:
         return f"libvirt's daemon runs all guests as one user, uid {os.geteuid()}"
     if os.geteuid() != 0:
         return f"the supervisor is not root: all guests run as its user, uid {os.geteuid()}"
@@ -98,9 +107,9 @@ def why_shared(node: NodeSpec) -> str:
         return f"the supervisor has no CAP_{', CAP_'.join(missing)}: all guests run as root"
     if not _has_users():
         return "this container has no user numbers above 0x70000000: all guests run as root"
-    directory = Path(node.directory).resolve()
-    image = Path(node.guests[0].kernel).resolve()  # it may be elsewhere
-    for above in (*directory.parents, *(each for each in image.parents if each != directory)):
+    directory = directory.resolve()
+    others = image.resolve().parents if image is not None else ()
+    for above in (*directory.parents, *(each for each in others if each != directory)):
         with contextlib.suppress(OSError):
             if not above.stat().st_mode & stat.S_IXOTH:
                 return (
