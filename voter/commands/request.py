@@ -196,7 +196,8 @@ def request(  # noqa: PLR0913 - one for each option
     except ConnectionFailed as error:
         raise CommandError(
             str(error),
-            remedy=f"`trivisor status` shows whether a node runs there{operator_hint()}",
+            remedy=f"`trivisor status` shows whether a node runs there{operator_hint()}"
+            + ("; if it speaks TLS, give --tls-ca" if address[:4] == "tcp:" and not tls_ca else ""),
             code=ExitCode.NOT_UP,
             error_code=error.error_code,
         ) from error

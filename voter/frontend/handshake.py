@@ -61,7 +61,12 @@ class Handshakes:
         now = asyncio.get_running_loop().time()
         if now >= self._logged + LOG_PAUSE:
             self._logged = now
-            log.info("TLS handshake failed", peer=peer, reason=str(error), failed=self.failed)
+            log.info(
+                "TLS handshake failed",
+                peer=peer,
+                reason=str(error) or type(error).__name__,
+                failed=self.failed,
+            )
 
     def stop(self) -> None:
         """End all handshakes."""
