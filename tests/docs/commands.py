@@ -31,6 +31,7 @@ ON_A_NODE: tuple[str, ...] = (
     "trivisor request GET /kv/colour",
     "trivisor heal g2",
     "trivisor inject corrupt-reply g3 --for 10",
+    "trivisor dashboard",
     "trivisor down",
 )
 """Run in this order on one node of three guests."""
@@ -112,6 +113,7 @@ NOT_RUN: dict[str, str] = {
     "./run test": "is what runs this test",
     'export PATH="$PWD/.venv/bin:$PATH"': "the tests have their own path",
     "mkdir ~/shopping && cd ~/shopping": "the tests have their own directory",
+    "ssh -L 8023:127.0.0.1:8023 HOST": "needs another host",
     "sudo apt-get install --no-install-recommends libvirt-dev pkg-config gcc libc6-dev "
     "python3-dev": "changes the host",
     "sudo apt-get install --no-install-recommends qemu-system-x86 qemu-utils "

@@ -108,8 +108,8 @@ class Shell:
 
 
 def _plain(line: str) -> str:
-    """Return a line without what differs between two runs: numbers, hashes, widths, bar glyphs."""
-    line = re.sub(r"\b[0-9a-f]{12,}\b", "N", line)
+    """Return a line without what differs between two runs: numbers, hashes, widths, builds."""
+    line = re.sub(r"\b[0-9a-f]{12,}\b", "N", line).replace("pure Python", "compiled   ")
     line = re.sub(r"[0-9][0-9,.:]*", "N", line)
     return " ".join(re.sub(r"[─━]+", "-", line).split())
 

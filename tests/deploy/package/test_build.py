@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -58,6 +59,9 @@ def test_package_contains_the_locked_libraries_with_bytecode_and_no_binding(
         compiled = path.parent / "__pycache__" / f"{path.stem}.cpython-311.pyc"
         assert compiled.exists(), path
     assert not list(site.glob("libvirt*"))
+    for page, heading in (("man1/trivisor.1.gz", b'.TH "TRIVISOR" "1"'),
+                          ("man5/trivisor-voter.5.gz", b'.TH "TRIVISOR-VOTER" "5"')):  # fmt: skip
+        assert heading in gzip.decompress((scratch / "usr/share/man" / page).read_bytes())
     ours = {path.relative_to(ROOT) for path in tracked() if path.suffix == ".py"}
     packaged = {path.relative_to(site) for path in site.rglob("*.py")}
     top = {"deploy", "faultinject", "guests", "voter", "trivisor.py"}
