@@ -70,7 +70,7 @@ class Access:
         self._loopback = _is_loopback(host)
         self._names = {"localhost"}
         if not self._loopback:
-            self._names |= {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+            self._names |= {host.lower(), socket.gethostname().lower()}
         self.cookie = f"trivisor-{hashlib.sha256(node.encode()).hexdigest()[:12]}"
 
     def new_token(self) -> str:

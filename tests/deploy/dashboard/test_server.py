@@ -317,3 +317,11 @@ def test_taken_default_port_is_replaced_by_a_free_one(monkeypatch: pytest.Monkey
             assert other.getsockname() != taken.getsockname()
         with listen(None, address) as other:
             assert other.getsockname() != taken.getsockname()
+
+
+def test_next_supervisor_listens_where_the_one_before_did() -> None:
+    with listen("127.0.0.1:0", None) as first:
+        address = "{}:{}".format(*first.getsockname())
+    for wanted in (None, "127.0.0.1:0"):
+        with listen(wanted, address) as second:
+            assert "{}:{}".format(*second.getsockname()) == address
