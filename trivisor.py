@@ -52,6 +52,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "trace",
         "Follow one request from its client through each replica and back.",
     ),
+    "monitoring": (
+        "deploy.commands.monitoring",
+        "monitoring",
+        "Write the files for Prometheus and Grafana.",
+    ),
     "down": ("deploy.commands.down", "down", "Stop a node and everything that belongs to it."),
     "deploy": (
         "deploy.commands.deploy",

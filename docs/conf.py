@@ -30,7 +30,7 @@ author = "The authors of Trivisor"
 release = version = _project["version"]
 copyright = f"{author}. Licence: {_project['license']}"  # noqa: A001 - Sphinx's name for it
 
-extensions = ["myst_parser", "sphinx_click", "error_codes", "generated", "settings"]
+extensions = ["myst_parser", "sphinx_click", "error_codes", "generated", "catalogues", "settings"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [".*", "build", "dist"]  # not to search .venv

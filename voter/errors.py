@@ -40,13 +40,13 @@ class ConfigError(VoterError):
 class CertificateError(ConfigError):
     """A certificate, a key or an authority that cannot be used."""
 
-    error_code = "TV0953"
+    error_code = "TV0973"
 
 
 class TokensError(ConfigError):
     """A file of tokens that cannot be used."""
 
-    error_code = "TV0954"
+    error_code = "TV0974"
 
 
 class AddressError(VoterError, ValueError):

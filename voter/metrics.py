@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from voter.core.events import Failure
 from voter.core.replica import State
 from voter.exposition import (
     LONGEST_EXEMPLAR,
@@ -29,6 +30,7 @@ __all__ = ["FAMILIES", "PROCESS_FAMILIES", "Metrics", "ProcessSamples"]
 
 STATUSES = ("ready", "degraded", "refusing", "draining")
 _REPLICA = ("replica",)
+_FAILURES = sorted(each for name, each in vars(Failure).items() if name.isupper())
 
 PROCESS_FAMILIES = {
     "process_virtual_memory_bytes": Family("gauge", "Virtual memory size in bytes."),
@@ -180,8 +182,9 @@ class Metrics:
         about = (str(runner.policy), runner.config.durable)
         return {
             "trivisor_voter_info": [(about, 1)],
+            # All kinds from the start: Prometheus sees no increase in what was not there before.
             "trivisor_failures_total": [
-                ((each,), n) for each, n in sorted(runner.failures.items())
+                ((each,), runner.failures.get(each, 0)) for each in _FAILURES
             ],
             "trivisor_status": [((name,), runner.engine.status == name) for name in STATUSES],
             "trivisor_replica_state": [

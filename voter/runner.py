@@ -51,6 +51,8 @@ LARGEST_CALLER = (1 << 16) - 1
 TICK = 0.0005
 """Seconds by which the engine's time may lag behind the clock: a Tick for less is not worth it."""
 
+_ANSWERS = (ev.Answered, ev.AnsweredAll)
+
 Result = Release | Fail
 SessionResult = SessionOpened | Fail
 
@@ -142,7 +144,7 @@ class Runner:
         self._sending = False  # orders are sent in this turn
         self._events: deque[Event] = deque()
         self._processing = False
-        self._now = 0.0  # the steady clock, as it was read last
+        self._now = self._began = 0.0  # the steady clock, as it was read last; for the first event
         self._ticked = -inf
         self._push_at = inf  # engine time at which ``_push_held`` will be called
         self._push_timer: asyncio.TimerHandle | None = None
@@ -159,6 +161,7 @@ class Runner:
         self._identities.held, self._identities.learn = service, journal.learn
         for effect in self.engine.begin(past):
             self._carry_out[type(effect)](self, effect)
+        self.tracer.begin(self.engine.log.seq)
 
     async def run(self) -> None:
         """Keep all links connected and check the deadlines, until cancelled.
@@ -278,8 +281,8 @@ class Runner:
     def _deliver(self, event: Event) -> None:
         """Take what a replica or its link did; record when a replica answered."""
         self.receive(event)
-        if isinstance(event, ev.Answered | ev.AnsweredAll):
-            self.tracer.answered(self._now, event, self.engine.polls.is_settled(event.seq))
+        if isinstance(event, _ANSWERS):
+            self.tracer.answered(self._began, event, self.engine.polls.is_settled(event.seq))
 
     def _process_events(self) -> None:
         """Give the engine all events that wait, each with the current time before it."""
@@ -288,6 +291,7 @@ class Runner:
         self._processing = True
         try:
             self._tick()
+            self._began = self._now
             while self._events:
                 self._feed(self._events.popleft())
                 if self._events:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from math import inf
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -84,6 +83,10 @@ class Tracer:
 
     # ------------------------------------------------------------- recording
 
+    def begin(self, last: int) -> None:
+        """Continue after a voter that used sequence numbers up to ``last``."""
+        self._last = last
+
     def identify(self, ticket: int, ids: tuple[str, ...]) -> None:
         """Record the ids of a request."""
         self._ids[ticket] = ids
@@ -115,7 +118,10 @@ class Tracer:
     def released(self, now: float, since: float, releases: list[ev.Release]) -> None:
         """Record replies that are released together; the last one was received at ``since``."""
         first, last, count = releases[0], releases[-1], len(releases)
-        if last.ticket - first.ticket != count - 1 or last.seq - first.seq != count - 1:
+        if count > 1 and (last.ticket - first.ticket, last.seq - first.seq) != (
+            count - 1,
+            count - 1,
+        ):
             for release in releases:
                 self.released(now, since, [release])
             return
@@ -200,7 +206,7 @@ class Tracer:
         steps.sort(key=lambda step: (step[0], _RANKS[step[1]]))
         document: Trace = {
             "seq": seq or None,
-            "ids": self.ids(ticket or self._ticket_of(seq)),
+            "ids": self.ids(ticket or self._ticket_of(seq, start)),
             "time": wall - (now - start),
             "outcome": next((e for _, e, _ in steps if e in ("released", "failed")), "pending"),
             "need": self._need,
@@ -217,11 +223,12 @@ class Tracer:
             return f"no request has sequence number {seq} yet; the last is {self._last}"
         oldest = self._orders[0][1] if self._orders else self._last + 1
         if seq < oldest:
-            return f"the records of request {seq} are no longer kept; the oldest are of {oldest}"
+            text = f"the records of request {seq} are no longer kept; the oldest are of {oldest}"
+            return f"{text} (they are kept in the voter's memory)"
         return f"sequence number {seq} belongs to a checkpoint or a change of members, no request"
 
-    def _ticket_of(self, seq: int) -> int:
-        for _, _, ticket, first, count, *_ in self._releases:
+    def _ticket_of(self, seq: int, begin: float) -> int:
+        for _, _, ticket, first, count, *_ in _since(self._releases, begin):
             if first <= seq < first + count:
                 return ticket + seq - first
         return 0
@@ -241,7 +248,7 @@ class Tracer:
                 yield time, "released", {"replayed": True} if replayed else how
             elif found:
                 break
-        for time, since, fail in self._failures:
+        for time, since, fail in _since(self._failures, begin):
             if fail.ticket == ticket or (seq and fail.seq == seq):
                 yield since, "received", {}
                 yield time, "failed", {"failure": fail.failure, "reason": fail.detail}
@@ -264,7 +271,7 @@ class Tracer:
         at = bisect_left(self._syncs, position, key=lambda sync: sync[1])
         if at < len(self._syncs) and self._syncs[at][0] >= begin:
             yield self._syncs[at][0], "synced", {}
-        again = [(time, to) for time, each, to in self._again if each == seq]
+        again = [(time, to) for time, each, to in _since(self._again, begin) if each == seq]
         for time, to in again:
             for index in _bits(to):
                 yield time, "sent-again", {"replica": self._names[index]}
@@ -293,7 +300,7 @@ class Tracer:
         decided = False
         for step in timeline:
             event, name = step["event"], step.get("replica", "")
-            if event == "answered":
+            if event == "answered" and found[name] != "dissents":
                 found[name] = "late" if decided else "agrees"
             elif event == "dissented":
                 found[name] = "dissents"
@@ -311,4 +318,5 @@ def _bits(mask: int) -> Iterator[int]:
 
 def _since(records: deque[T], begin: float) -> Iterator[T]:
     """Yield the records from a time on."""
-    return islice(records, bisect_left(records, begin, key=itemgetter(0)), None)
+    at = bisect_left(records, begin, key=itemgetter(0))
+    return (records[index] for index in range(at, len(records)))

@@ -193,12 +193,12 @@ def _warn_of_open_ports(settings: Settings) -> None:
     if settings.tls_client_ca is not None or settings.tokens is not None:
         if settings.tls_certificate is None and not _is_local(settings.http, settings.native):
             warn(
-                "warning TV0956: tokens are sent unencrypted to other hosts: use --tls-certificate "
+                "warning TV0976: tokens are sent unencrypted to other hosts: use --tls-certificate "
                 "and --tls-key"
             )
     elif not _is_local(settings.http, settings.native):
         warn(
-            "warning TV0956: every host that reaches this one can read and write: use --tokens or "
+            "warning TV0976: every host that reaches this one can read and write: use --tokens or "
             "--tls-client-ca, with --tls-certificate (docs/security.md)"
         )
 

@@ -7,6 +7,7 @@ POST /api/logout   end the session
 GET /api/session   204 if the browser may open the stream, else why not
 GET /api/stream    server-sent events: ``full`` once, then an ``update`` each second
 POST /api/inject   {"kind", "guest", "seconds": number or null}
+GET /metrics       the supervisor's metrics, for a Prometheus on this host; without a session
 POST /api/heal     {"guest"}; answered when the guest votes again
 =================  =============================================================================
 
@@ -22,6 +23,7 @@ import hashlib
 import socket
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -31,6 +33,7 @@ from aiohttp import web
 from deploy.dashboard.access import Access, Forbidden
 from deploy.dashboard.collector import Collector, NodeSource
 from deploy.errors import DeployError
+from deploy.monitoring.supervisor_metrics import SupervisorMetrics
 from voter.commands.terminal import code_of
 
 __all__ = ["MOST_CONNECTIONS", "MOST_STREAMS", "DashboardServer"]
@@ -108,6 +111,7 @@ class DashboardServer:
         self._node = node
         self._collector = collector
         self._access = access
+        self._metrics = SupervisorMetrics()
         self._files = _read_files()
         self._streams = 0
         self._crowd = 0
@@ -115,6 +119,7 @@ class DashboardServer:
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_LIMIT)
         app.router.add_get("/api/session", self._session)
         app.router.add_get("/api/stream", self._stream, allow_head=False)
+        app.router.add_get("/metrics", self._measure)
         app.router.add_post("/api/login", self._log_in)
         app.router.add_post("/api/logout", self._log_out)
         app.router.add_post("/api/inject", self._inject)
@@ -200,6 +205,15 @@ class DashboardServer:
         if file.tag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers=headers)
         return web.Response(body=file.body, headers=headers)
+
+    async def _measure(self, request: web.Request) -> web.StreamResponse:
+        if not ip_address((request.remote or "").partition("%")[0]).is_loopback:
+            raise Forbidden(403, "metrics are only for programs on this host", error_code="TV0952")
+        accept = ",".join(request.headers.getall("Accept", []))
+        status = await self._node.status()
+        body, kind = self._metrics.render(status, accept.encode(errors="replace"))
+        headers = {"Content-Type": kind, "Vary": "Accept", "Cache-Control": "no-store"}
+        return web.Response(body=body, headers=headers)
 
     async def _log_in(self, request: web.Request) -> web.StreamResponse:
         order = await _read(request, _LogIn)

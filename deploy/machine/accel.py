@@ -215,7 +215,7 @@ def _read(cache: Path, facts: AcceleratorFacts) -> Accelerator | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        _log.info("the cached accelerator is unreadable: deciding again", error=str(error))
+        _log.info("the cached accelerator is unreadable", error=str(error))
         return None
     return record.choice if record.facts == facts else None
 

@@ -268,7 +268,7 @@ class Hypervisor:
                 )
             except HypervisorFailed as error:
                 if _NO_IO_URING.search(str(error)) and xml != with_threads(xml):
-                    _log.info("QEMU cannot use io_uring: restores take longer", error=str(error))
+                    _log.info("QEMU cannot use io_uring", error=str(error))
                     self._io_uring, xml = False, with_threads(xml)
                     continue
                 # Libvirt is still removing the stopped domain of this name, and sends no event when

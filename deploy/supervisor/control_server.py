@@ -34,8 +34,8 @@ from deploy.dashboard.dashboard import TOKEN_LIFE, Dashboard
 from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
+from deploy.monitoring.supervisor_metrics import SupervisorMetrics
 from deploy.supervisor.active_faults import FaultRefused
-from deploy.supervisor.metrics import SupervisorMetrics
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
@@ -71,7 +71,7 @@ class SupervisorControlServer:
     def __init__(self, supervisor: Supervisor, dashboard: Dashboard | None = None) -> None:
         self._supervisor = supervisor
         self._voter = VoterControl(supervisor.layout.voter_control)
-        self._metrics = SupervisorMetrics(supervisor.layout.directory)
+        self._metrics = SupervisorMetrics()
         self._dashboard = dashboard
         self._trusted: Trusted | None = None  # once it listens
         app = web.Application(middlewares=[self._check_peer, _errors])
@@ -117,7 +117,7 @@ class SupervisorControlServer:
             refused = DeployError(
                 f"{uid} may not operate this node: only {self._trusted} may",
                 remedy="use sudo, or become that user",
-                error_code="TV0952",
+                error_code="TV0972",
             )
             return _problem(403, refused, ExitCode.NOT_ALLOWED)
         return await handler(request)
@@ -149,7 +149,7 @@ class SupervisorControlServer:
         try:
             return web.json_response(await self._voter.trace(request.match_info["name"]))
         except VoterRefused as error:
-            told = DeployError(error.detail, error_code=error.error_code)
+            told = DeployError(error.detail, error_code="TV0951")
             return _problem(404, told, ExitCode.FAILED)
         except VoterUnreachable as error:
             remedy = "`trivisor status` shows when it answers again; ask again then"

@@ -144,8 +144,9 @@ class Repairer:
         problem = self._hypervisor_problem()
         if bool(problem) != self._hypervisor_lost:
             self._hypervisor_lost = bool(problem)
-            event = "libvirt lost" if problem else "libvirt works again"
-            self._history.add(event, reason=problem or None)
+            self._history.add(
+                "libvirt lost" if problem else "libvirt works again", reason=problem or None
+            )
 
     def _start_repairs(self, now: float) -> None:
         for name, task in list(self._tasks.items()):

@@ -53,12 +53,12 @@ class Storage:
             self._room = ROOM
             self._failed = False
         if bool(problem) != bool(self.problem):
-            event = "storage failed" if problem else "storage works again"
-            self._history.add(event, reason=problem or None)
             if problem:
-                _log.error(event, reason=problem, error_code="TV0731")
+                self._history.add("storage failed", reason=problem)
+                _log.error("storage failed", reason=problem, error_code="TV0731")
             else:
-                _log.info(event)
+                self._history.add("storage works again", reason=None)
+                _log.info("storage works again")
         self.problem = problem
         return problem
 

@@ -178,7 +178,7 @@ class Supervisor:
 
     def _failed(self, error: DeployError) -> DeployError:
         """Record an error; return it."""
-        self.history.add(f"{self.phase}: failed", error=str(error))
+        self.history.add("node failed", phase=self.phase, error=str(error))
         return error
 
     def stop(self) -> None:
@@ -360,7 +360,7 @@ class Supervisor:
         _log.info("the node is down")
 
     async def _release(self) -> None:
-        _log.error("the supervisor ends; guests and voter continue without it", error_code="TV0733")
+        _log.error("the supervisor ends", error_code="TV0733")
         await self._control.close()
         self._voter.release()
         if self.faults is not None:

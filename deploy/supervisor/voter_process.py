@@ -191,7 +191,7 @@ class VoterProcessManager:
         """Kill a hung voter if it still is process ``pid``; `keep` starts the next."""
         if self._child is not None and self._child.running and self._child.pid == pid:
             self._history.add("voter hangs", pid=pid)
-            _log.error("the voter hangs: killing it", pid=pid, error_code="TV0221")
+            _log.error("the voter hangs", pid=pid, error_code="TV0221")
             self._child.signal(signal.SIGKILL)
 
     def start(self) -> None:

@@ -66,9 +66,7 @@ class WatchdogClient:
             asyncio.get_running_loop().add_reader(self._channel, self._on_end, ended)
 
     def _on_end(self, ended: Callable[[], None]) -> None:
-        _log.error(
-            "the watchdog ended: nothing restarts this supervisor any more", error_code="TV0732"
-        )
+        _log.error("the watchdog ended", error_code="TV0732")
         self.close()
         ended()
 

@@ -45,6 +45,8 @@ _BACKUP = f"{_PACKAGE}::test_stop_leaves_no_process_and_a_restored_backup_has_ev
 _SECURE = (
     "tests/deploy/supervisor/test_secure_node.py::test_node_with_tls_and_tokens_serves_who_has_one"
 )
+_METRICS = "tests/deploy/monitoring/test_supervisor_metrics.py"
+_ALERTS = "tests/integration/test_alerts.py::test_every_alert_fires"
 _WHEEL = "tests/integration/test_installed_wheel.py"
 
 ELSEWHERE: dict[str, str] = {
@@ -63,6 +65,9 @@ ELSEWHERE: dict[str, str] = {
     "cd vagrant && vagrant up":
         "tests/vagrant/test_vagrant_up.py::test_vagrant_up_runs_demo_and_campaign",
     "python3 -m venv ~/trivisor": f"{_WHEEL}::test_wheel_calculates_and_checks_the_host",
+    "curl --unix-socket DIR/supervisor.sock http://node/metrics":
+        f"{_METRICS}::test_metrics_follow_guests_repairs_and_the_voter",
+    "prometheus --config.file monitoring/prometheus.yml": _ALERTS,
     "sudo apt install ./dist/trivisor_*.deb":
         _THREE,
     "sudo rm -r /var/lib/trivisor /var/lib/trivisor-voter": _BACKUP,
@@ -81,6 +86,10 @@ ELSEWHERE: dict[str, str] = {
         "tests/test_trivisor.py::test_doctor_reports_as_json_and_by_its_exit_code",
     "trivisor function --key key --listen /run/f.sock --keep &":
         "tests/deploy/test_authorizer.py::test_keep_ends_after_a_signal",
+    "trivisor monitoring --out monitoring":
+        "tests/deploy/monitoring/test_files.py"
+        "::test_command_names_the_addresses_of_the_node_that_runs",
+    "trivisor trace 204": _ALERTS,
     "trivisor model figure all --out docs/figures":
         "tests/faultinject/calculator/test_figures.py::test_figures_are_drawn_with_and_without_points",
     "trivisor request PUT /kv/colour --data blue --key key --to unix:/run/native.sock":

@@ -49,15 +49,15 @@ def _garbled(authority: Authority, pair: Pair) -> Pair:
 def test_unusable_file_is_named_with_the_remedy(scratch: Path, spoil: Spoil, message: str) -> None:
     authority = Authority(scratch)
     pair = spoil(authority, authority.sign("server"))
-    with raises("TV0953", message):
+    with raises("TV0973", message):
         server_context(*pair, None)
 
 
 def test_client_ca_without_certificates_is_named(scratch: Path) -> None:
     pair = Authority(scratch).sign("server")
-    with raises("TV0953", r"server.key holds no certificate"):
+    with raises("TV0973", r"server.key holds no certificate"):
         server_context(*pair, pair.key)
-    with raises("TV0953", r"ca\.pem cannot be read: No such file"):
+    with raises("TV0973", r"ca\.pem cannot be read: No such file"):
         client_context(scratch / "ca.pem")
 
 
@@ -75,7 +75,7 @@ def test_expiry_rejects_what_clients_reject(
     scratch: Path, days: int, client: bool, message: str
 ) -> None:
     pair = Authority(scratch).sign("server", days=days, client=client)
-    with raises("TV0953", message):
+    with raises("TV0973", message):
         expiry(*pair)
 
 

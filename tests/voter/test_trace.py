@@ -12,7 +12,7 @@ from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import Node
 from tests.waiting import until
-from voter.client.errors import ConnectionFailed
+from voter.client.errors import ConnectionFailed, TimedOut
 from voter.core import events as ev
 from voter.core.dedup import DedupTable
 from voter.core.entries import Record
@@ -109,6 +109,24 @@ async def test_trace_names_the_dissenter_and_the_late_replica(nodes: Nodes) -> N
     assert found["replicas"]["g1"] in ("agrees", "late")
 
 
+def test_replica_that_dissented_late_and_agreed_after_its_repair_is_a_dissenter() -> None:
+    tracer = Tracer(["g1", "g2"], 1)
+    record = Record(1, b"", b"", 0, b"", b"", False, False, None)
+    tracer.ordered(1.0, [record], 0b11, 0)
+    tracer.answered(1.1, ev.Answered(0, 0, 1, b"a"), decided=True)
+    tracer.released(1.1, 0.9, [ev.Release(1, 1, b"a", 1, ())])
+    tracer.changed(1.2, ev.Changed(1, "active", "expelled", "dissent", 1))
+    tracer.answered(1.2, ev.Answered(1, 0, 1, b"b"), decided=True)
+    tracer.ordered(2.0, [record], 0b10, 0)
+    tracer.answered(2.1, ev.Answered(1, 0, 1, b"a"), decided=True)
+    found = tracer.trace(1, 0, 3.0, 3.0)
+    last = [(s["event"], s.get("replica")) for s in found["timeline"]][-4:]
+    assert last == [
+        ("answered", "g2"), ("dissented", "g2"), ("sent-again", "g2"), ("answered", "g2"),
+    ]  # fmt: skip
+    assert found["replicas"] == {"g1": "agrees", "g2": "dissents"}
+
+
 async def test_trace_shows_a_replica_that_left_without_an_answer(nodes: Nodes) -> None:
     node = await nodes.make()
     node.agents[2].mode = "cuts the link"
@@ -147,7 +165,7 @@ async def test_request_that_timed_out_is_found_by_its_sequence_number(nodes: Nod
     assert [found["replicas"][name] for name in ("g2", "g3")] == ["no-answer", "no-answer"]
 
 
-async def test_native_request_without_a_reply_is_found_by_session_and_number(
+async def test_native_request_without_a_reply_is_found_by_the_id_in_its_error(
     nodes: Nodes,
 ) -> None:
     node = await nodes.make()
@@ -155,18 +173,14 @@ async def test_native_request_without_a_reply_is_found_by_session_and_number(
         await client.request("PUT", "/kv/a", b"1")
         for agent in node.agents:
             agent.mode = "waits"
-        asked = asyncio.ensure_future(client.request("PUT", "/kv/a", b"2"))
-        await until(lambda: node.runner.engine.pending == 1)
-        seq = node.runner.engine.log.last_write
-        once = next(e.record.once for e in node.runner.engine.log if e.record.seq == seq)
-        assert once is not None
-        name = f"{once.scope[1:].hex()}:{int.from_bytes(once.key)}"
-        found = await traced(node, name)
-        assert (found["seq"], found["outcome"]) == (seq, "pending")
+        with pytest.raises(TimedOut) as raised:
+            await client.request("PUT", "/kv/a", b"2", timeout=0.2)
+        found = await traced(node, raised.value.request_id)
+        assert found["seq"] == node.runner.engine.log.last_write
+        assert found["outcome"] == "pending"
         for agent in node.agents:
             agent.mode = "honest"
             agent.release_answers()
-        await asked
 
 
 @pytest.mark.parametrize(
@@ -207,6 +221,13 @@ def test_records_are_bounded_and_an_older_request_is_reported_as_no_longer_kept(
     assert tracer.find(f"id-{FRAMES}", DedupTable(Limits())) == (FRAMES, FRAMES)
     with pytest.raises(UnknownRequest):
         tracer.find(f"id-{FRAMES + 2 - NAMED}", DedupTable(Limits()))
+
+
+def test_request_of_an_earlier_voter_is_reported_as_no_longer_kept() -> None:
+    tracer = Tracer(["g1"], 1)
+    tracer.begin(65536)
+    with pytest.raises(UnknownRequest, match=r"no longer kept.*in the voter's memory"):
+        tracer.trace(17, 0, 0.0, 0.0)
 
 
 def test_kept_trace_outlives_its_records() -> None:

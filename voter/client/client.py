@@ -122,6 +122,12 @@ class _Attempts:
             return TimedOut(f"no reply in time{words}{last}")
         return self.problem
 
+    def identify(self, error: RequestError) -> RequestError:
+        """Let an error name the request; return it."""
+        if self.session is not None:
+            error.request_id = f"{self.session.name.hex()}:{self.number}"
+        return error
+
 
 def _check_timeout(timeout: float | None) -> None:
     if timeout is not None and not timeout >= 0:  # also true of NaN, which breaks the loop's timers
@@ -251,7 +257,10 @@ class Client:
             async with asyncio.timeout(timeout):
                 return await self._persist(attempts)
         except TimeoutError as error:
-            raise attempts.timeout_error() from error
+            raise attempts.identify(attempts.timeout_error()) from error
+        except RequestError as error:
+            attempts.identify(error)
+            raise
         finally:
             attempts.release()
 

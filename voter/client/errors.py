@@ -24,10 +24,14 @@ __all__ = [
 
 
 class RequestError(VoterError):
-    """A request got no reply."""
+    """A request got no reply.
+
+    ``request_id``: what `trivisor trace` takes, SESSION:NUMBER; empty for reads and without retry.
+    """
 
     code = "error"
     error_code = "TV0300"
+    request_id = ""
 
 
 class NotExecuted(RequestError):
@@ -76,7 +80,7 @@ class Unauthorized(RequestError):
     """No token, or not a valid one; this request was not executed."""
 
     code = "unauthorized"
-    error_code = "TV0951"
+    error_code = "TV0971"
 
 
 class TooLarge(RequestError):

@@ -60,7 +60,7 @@ def add(name: str, tokens: Path) -> None:
                 f"{tokens} has a token of {name} already",
                 remedy=f"revoke it first: `trivisor token revoke {name} --tokens {tokens}`",
                 code=ExitCode.USAGE,
-                error_code="TV0955",
+                error_code="TV0975",
             )
         date = time.strftime("%Y-%m-%d", time.gmtime())
         lines.append(f"{name} {digest_of(secret.encode()).hex()} {date}\n")
@@ -91,7 +91,7 @@ def revoke(name: str, tokens: Path) -> None:
                 f"{tokens} has no token of {name}",
                 remedy=f"`trivisor token list --tokens {tokens}` shows the names",
                 code=ExitCode.USAGE,
-                error_code="TV0955",
+                error_code="TV0975",
             )
         lines[:] = [line for line in lines if line.split(maxsplit=1)[:1] != [name]]
     warn(f"revoked {name}")

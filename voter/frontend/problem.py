@@ -55,8 +55,8 @@ _FAILURES: dict[str, tuple[str, int, str]] = {
 
 _STATUSES: dict[int, tuple[str, str, str]] = {
     400: ("TV0312", "bad-request", "The request is malformed"),
-    401: ("TV0951", "unauthorized", "A valid token is needed"),
-    403: ("TV0952", "forbidden", "This user may not use the control socket"),
+    401: ("TV0971", "unauthorized", "A valid token is needed"),
+    403: ("TV0972", "forbidden", "This user may not use the control socket"),
     404: ("TV0316", "not-found", "No such path or replica"),
     405: ("TV0317", "method", "Method not allowed"),
     408: ("TV0313", "slow-request", "The request did not come in time"),

@@ -83,7 +83,7 @@ def test_port_that_is_open_to_other_hosts_is_warned_of(
     done = CliRunner().invoke(up, ["--dir", str(scratch / "node"), *words], standalone_mode=False)
     assert str(done.exception) == "far enough"
     if warning:
-        assert f"warning TV0956: {warning}" in done.stderr
+        assert f"warning TV0976: {warning}" in done.stderr
     else:
         assert "warning" not in done.stderr
 

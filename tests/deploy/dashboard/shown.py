@@ -45,7 +45,7 @@ def make_status(
         "supervisor": {"restarts": 0},
         "durability": {"kind": "fsync", "journal": {"bytes": 1, "position": 1, "synced": 1}},
         "voter": {
-            "pid": pid, "seq": 1, "compiled": False, "pending": 0,
+            "pid": pid, "seq": 1, "compiled": False, "pending": 0, "restarts": 0,
             "counters": {
                 "released": released, "masked": masked, "failures": dict(failures or {}),
             },

@@ -351,7 +351,7 @@ async def test_control_socket_refuses_other_users_although_its_file_lets_them_in
         for method, target in (("GET", "/status"), ("POST", "/down"), ("POST", "/heal")):
             answer = await asyncio.to_thread(run_as, CALL, path, method, target)
             assert " 403 " in answer
-            assert '"error_code": "TV0952"' in answer
+            assert '"error_code": "TV0972"' in answer
     finally:
         path.chmod(0o600)
     assert (await asyncio.to_thread(ask, node.layout, "GET", "/status"))["phase"] == "up"

@@ -88,7 +88,7 @@ async def test_tls_and_token_are_taken_from_options_or_environment(
     assert (await ask(*options)).return_value == ExitCode.OK
     for words, message in (
         ([], "give --tls-ca"),
-        (options[:2], "TV0951"),
+        (options[:2], "TV0971"),
         (options[2:], "give --tls-ca"),
         (["--tls-key", str(pair.key)], "need --tls-ca"),
         ([*options[:2], "--tls-key", str(pair.key)], "needs --tls-certificate"),

@@ -78,7 +78,7 @@ def test_wrong_name_is_refused(scratch: Path, words: list[str], message: str) ->
     done = run(*words, "--tokens", file)
     assert message in str(done.exception)
     if isinstance(done.exception, CommandError):
-        assert done.exception.error_code == "TV0955"
+        assert done.exception.error_code == "TV0975"
     assert file.read_bytes() == before
 
 
@@ -88,7 +88,7 @@ def test_wrong_name_is_refused(scratch: Path, words: list[str], message: str) ->
 def test_file_that_is_not_one_of_tokens_is_kept(scratch: Path, text: str) -> None:
     file = scratch / "tokens"
     file.write_text(text, encoding="utf-8")
-    with raises("TV0954", re.escape(str(file))):
+    with raises("TV0974", re.escape(str(file))):
         read_tokens(file)
     done = run("add", "billing", "--tokens", file)
     assert isinstance(done.exception, TokensError)

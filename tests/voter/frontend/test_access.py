@@ -274,7 +274,7 @@ async def test_native_client_without_a_valid_token_is_refused(
     nodes: Nodes, scratch: Path, token: str
 ) -> None:
     node = await nodes.make(security(tokens=write_tokens(scratch / "tokens", f"billing {HASH}\n")))
-    with raises("TV0951"):
+    with raises("TV0971"):
         await native(node, token=token)
     async with raw(node, opened=False, tcp=True) as connection:  # and cannot skip OPEN
         await connection.send(b"" if token else OPEN)

@@ -54,8 +54,7 @@ FAMILIES = {
 class SupervisorMetrics:
     """Turns a node's status into samples."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self) -> None:
         self._process = ProcessSamples()
 
     def render(self, status: dict[str, Any], accept: bytes) -> tuple[bytes, str]:
@@ -70,7 +69,7 @@ class SupervisorMetrics:
             "trivisor_supervisor_restarts_total": status["supervisor"]["restarts"],
             "trivisor_storage_failed": status["storage"] is not None,
         }
-        single |= self._disk() | self._process.read()
+        single |= _room(status["dir"]) | self._process.read()
         about = status["vote"], status["accel"], status["repair"]
         samples: dict[str, Samples] = {name: [((), value)] for name, value in single.items()}
         samples |= {
@@ -96,17 +95,18 @@ class SupervisorMetrics:
         created = self._process.started
         return expose(FAMILIES, samples, created, openmetrics=wants_openmetrics(accept))
 
-    def _disk(self) -> dict[str, float]:
-        """Return room and size of the directory's file system; nothing if it cannot be read."""
-        try:
-            found = os.statvfs(self._directory)
-        except OSError:
-            return {}  # trivisor_storage_failed reports it
-        free = found.f_bfree if os.geteuid() == 0 else found.f_bavail
-        return {
-            "trivisor_disk_free_bytes": free * found.f_frsize,
-            "trivisor_disk_size_bytes": found.f_blocks * found.f_frsize,
-        }
+
+def _room(directory: str) -> dict[str, float]:
+    """Return room and size of a directory's file system; nothing if they cannot be read."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return {}  # trivisor_storage_failed reports it
+    free = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    return {
+        "trivisor_disk_free_bytes": free * found.f_frsize,
+        "trivisor_disk_size_bytes": found.f_blocks * found.f_frsize,
+    }
 
 
 def _resident(pid: int | None) -> int:
