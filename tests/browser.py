@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from deploy.host.spawn import end_with_parent
 from tests.waiting import until
 
 __all__ = ["CHROMIUM", "Chromium", "Page"]
@@ -36,10 +38,11 @@ class Chromium:
         self._base = ""
 
     async def __aenter__(self) -> Self:
-        self._process = subprocess.Popen(  # noqa: ASYNC220 - milliseconds
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - milliseconds; no threads
             [CHROMIUM, *_OPTIONS, f"--user-data-dir={self._profile}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, env=os.environ | {"HOME": str(self._profile)},
+            start_new_session=True, preexec_fn=functools.partial(end_with_parent, os.getpid()),  # noqa: PLW1509
+            env=os.environ | {"HOME": str(self._profile)},
         )  # fmt: skip
         port = self._profile / "DevToolsActivePort"
         await until(lambda: port.exists() and "\n" in port.read_text(), "chromium listens")

@@ -5,11 +5,12 @@ A campaign never fails because of it.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
 
-from deploy.commands.control_client import NotUp, ask
+from deploy.commands.control_client import ask
 from deploy.commands.options import layout_of
 from deploy.dashboard.campaigns import CampaignFigures
 from deploy.errors import DeployError
@@ -20,6 +21,8 @@ __all__ = ["DashboardPoster"]
 
 POST_TIMEOUT = 1.0
 """Seconds for the supervisor's answer."""
+RETRY_INTERVAL = 30.0
+"""Seconds after a failed post in which none is tried: it must not hold up the campaign."""
 
 
 class DashboardPoster:
@@ -32,6 +35,7 @@ class DashboardPoster:
     def __init__(self, title: str, results: Path, directory: Path | None) -> None:
         self._layout = layout_of(directory)
         self._asked_for = directory is not None
+        self._next_try = 0.0
         self._title = title[:200]
         self._directory = str(results.absolute())[:200]
 
@@ -51,6 +55,8 @@ class DashboardPoster:
         goal: int = 0,
     ) -> None:
         """Post what is known now; without a dashboard, do nothing.  Rates are a second."""
+        if time.monotonic() < self._next_try:
+            return
         cells, figure = found.cells, found.figure
         figures = CampaignFigures(
             title=self._title, directory=self._directory, state=state[:200], done=done, total=total,
@@ -63,5 +69,6 @@ class DashboardPoster:
         body = msgspec.to_builtins(figures)
         try:
             ask(self._layout, "POST", "/campaign", body, timeout=POST_TIMEOUT, patience=0)
-        except (NotUp, CommandError, DeployError, OSError):
-            return  # nobody watches: the results are in the campaign's directory all the same
+        except (CommandError, DeployError, OSError):
+            # Nobody watches: the results are in the campaign's directory all the same.
+            self._next_try = time.monotonic() + RETRY_INTERVAL

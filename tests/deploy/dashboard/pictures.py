@@ -83,7 +83,7 @@ def _save(picture: bytes, path: Path) -> None:
 
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     method = Image.Quantize.MAXCOVERAGE  # keeps the colours of small marks
-    image.quantize(COLOURS, method, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(COLOURS, method, 1, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 async def _run(scratch: Path, out: Path) -> None:
