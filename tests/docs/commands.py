@@ -30,7 +30,7 @@ ON_A_NODE: tuple[str, ...] = (
     "trivisor inject crash g2",
     "trivisor request GET /kv/colour",
     "trivisor heal g2",
-    "trivisor inject corrupt-reply g3 --for 10",
+    "trivisor inject corrupt-reply g3 --for 2",
     "trivisor dashboard",
     "trivisor down",
 )
