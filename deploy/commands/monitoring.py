@@ -14,6 +14,8 @@ from voter.commands.terminal import print_json, warn
 
 __all__ = ["monitoring"]
 
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
 
 @click.command()
 @click.option(
@@ -36,7 +38,7 @@ def monitoring(out: Path, rules: Path | None, directory: Path | None, as_json: b
         warn("no node runs: the files name the default addresses")
     else:
         found = {"voter": status["http"], "supervisor": status["dashboard"]}
-        addresses = {name: address for name, address in found.items() if address}
+        addresses = {name: _reachable(address) for name, address in found.items() if address}
         for name in found.keys() - addresses.keys():
             warn(f"warning: this node serves no metrics of its {name} over TCP")
     checked = write_files(out, addresses, rules)
@@ -47,3 +49,9 @@ def monitoring(out: Path, rules: Path | None, directory: Path | None, as_json: b
     else:
         for name in FILES:
             click.echo(out / name)
+
+
+def _reachable(address: str) -> str:
+    """Return where this host reaches a listener, which may listen on all addresses."""
+    host, _, port = address.rpartition(":")
+    return f"{_LOOPBACK.get(host, host)}:{port}"

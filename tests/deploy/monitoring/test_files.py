@@ -131,6 +131,17 @@ def test_command_names_the_addresses_of_the_node_that_runs(
     assert promtool("check", "config", out / "prometheus.yml").returncode == 0
 
 
+def test_node_that_listens_everywhere_is_scraped_on_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = {"http": "0.0.0.0:18080", "dashboard": "[::]:18023"}
+    monkeypatch.setattr(command, "ask", lambda *_, **__: status)
+    done = CliRunner().invoke(command.monitoring, ["--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "out" / "prometheus.yml").read_text()
+    assert re.findall(r'targets: \["(.*)"\]', text) == ["127.0.0.1:18080", "[::1]:18023"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
