@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from guests.errors import CodedError
 
-__all__ = ["raises"]
+__all__ = ["logs", "raises"]
 
 _TESTS = str(Path(__file__).resolve().parent)
 
@@ -28,3 +31,11 @@ def raises(code: str, match: str | None = None) -> pytest.RaisesExc[CodedError]:
         return True
 
     return pytest.raises(CodedError, match=match, check=check)
+
+
+@contextlib.contextmanager
+def logs(code: str) -> Iterator[None]:
+    """Assert that a block logs an error or warning with this code (by structlog)."""
+    with capture_logs() as entries:
+        yield
+    assert code in {entry.get("error_code") for entry in entries}, entries

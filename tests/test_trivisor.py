@@ -16,7 +16,7 @@ import pytest
 
 import trivisor
 from deploy.error_catalogue import load
-from deploy.errors import CannotRunHere
+from deploy.errors import PathTooLong
 from deploy.host.identity import identify
 from deploy.node.records import Layout, Lock, NodeRecord, RunningRecord, Settings
 from faultinject.faults.catalogue import offered_on_nodes
@@ -73,17 +73,22 @@ def test_every_error_with_an_exit_code_exists(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "error,code",
+    "error,code,error_code",
     [
-        (CannotRunHere("no QEMU", remedy="install it"), ExitCode.CANNOT_RUN_HERE),
-        (NotExecuted("no majority"), ExitCode.NO_MAJORITY),
-        (RuntimeError("a bug"), ExitCode.FAILED),
-        (ImportError("libvirt.so.0: no such file", name="libvirtmod"), ExitCode.CANNOT_RUN_HERE),
+        (PathTooLong("/long", excess=3), ExitCode.USAGE, "TV0703"),
+        (NotExecuted("no majority"), ExitCode.NO_MAJORITY, "TV0301"),
+        (RuntimeError("a bug"), ExitCode.FAILED, "TV0001"),
+        (
+            ImportError("libvirt.so.0: no such file", name="libvirtmod"),
+            ExitCode.CANNOT_RUN_HERE,
+            "TV0002",
+        ),
     ],
 )
 def test_an_error_is_one_message_its_remedy_and_a_code(
     error: Exception,
     code: ExitCode,
+    error_code: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -97,7 +102,8 @@ def test_an_error_is_one_message_its_remedy_and_a_code(
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert str(getattr(error, "problem", error)) in said
-    assert ("remedy: install it" in said) == isinstance(error, CannotRunHere)
+    assert f"error {error_code}: " in said
+    assert ("remedy: choose a directory" in said) == isinstance(error, PathTooLong)
     with pytest.raises(type(error)):
         trivisor.main(["--debug", "status"])
 
@@ -363,3 +369,50 @@ def test_the_shell_completes_codes_of_errors() -> None:
     words = {"COMP_WORDS": "trivisor explain TV001", "COMP_CWORD": "2"}
     done = run(env=words | {"_TRIVISOR_COMPLETE": "bash_complete"})
     assert "plain,TV0013" in done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "file,code",
+    [
+        ("/sys/kernel/tree.xml", "TV0008"),
+        ("/dev/full", "TV0009"),
+        ("dangling.xml", "TV0010"),
+        (f"{'x' * 300}.xml", "TV0011"),
+    ],
+)
+def test_error_of_the_operating_system_has_a_code(
+    file: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / file
+    if file == "dangling.xml":
+        target.symlink_to(tmp_path / "none" / "tree.xml")
+    with pytest.raises(SystemExit):
+        trivisor.main(["model", "export", "mef", "--design", "2of3", "--rm", ".9", "--rv", ".99",
+                       "--out", str(target)])  # fmt: skip
+    assert f"error {code}: " in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_directory_is_told_what_to_set() -> None:
+    code = "import os, trivisor; os.setuid(54321); trivisor.main(['status'])"
+    left = {k: v for k, v in os.environ.items() if k not in ("HOME", "TRIVISOR_DIR")}
+    left = {k: v for k, v in left.items() if not k.startswith("XDG_")}
+    if os.geteuid():
+        pytest.skip("only root can become a user without a home directory")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=left, capture_output=True,
+                          text=True, timeout=60)  # fmt: skip
+    assert "error TV0012: " in done.stderr and "set HOME" in done.stderr
+
+
+def test_deleting_a_journal_needs_consent(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout(scratch)
+    layout.write(record())
+    layout.journal.mkdir()
+    (layout.journal / "segment-0000000001").touch()
+    with pytest.raises(SystemExit) as ended:
+        trivisor.main(["up", "--fresh", "--dir", str(scratch)])
+    assert ended.value.code == ExitCode.USAGE
+    assert "error TV0720: " in capsys.readouterr().err

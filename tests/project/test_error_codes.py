@@ -14,122 +14,11 @@ CODE = re.compile(r"TV[0-9]{4}")
 USED = re.compile(r"(?:error |warning )?(TV[0-9]{4})(?=:|$)")
 LOGS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 
-# Codes without a test.  The list only shrinks.
-UNTESTED = frozenset(
-    [
-        "TV0001",
-        "TV0002",
-        "TV0008",
-        "TV0009",
-        "TV0010",
-        "TV0011",
-        "TV0012",
-        "TV0101",
-        "TV0104",
-        "TV0105",
-        "TV0106",
-        "TV0107",
-        "TV0108",
-        "TV0109",
-        "TV0110",
-        "TV0111",
-        "TV0112",
-        "TV0113",
-        "TV0116",
-        "TV0119",
-        "TV0120",
-        "TV0121",
-        "TV0122",
-        "TV0123",
-        "TV0124",
-        "TV0125",
-        "TV0126",
-        "TV0127",
-        "TV0128",
-        "TV0129",
-        "TV0213",
-        "TV0218",
-        "TV0219",
-        "TV0220",
-        "TV0221",
-        "TV0222",
-        "TV0223",
-        "TV0224",
-        "TV0225",
-        "TV0226",
-        "TV0227",
-        "TV0228",
-        "TV0300",
-        "TV0302",
-        "TV0311",
-        "TV0312",
-        "TV0313",
-        "TV0314",
-        "TV0315",
-        "TV0316",
-        "TV0317",
-        "TV0318",
-        "TV0408",
-        "TV0411",
-        "TV0504",
-        "TV0505",
-        "TV0508",
-        "TV0510",
-        "TV0511",
-        "TV0512",
-        "TV0529",
-        "TV0530",
-        "TV0531",
-        "TV0532",
-        "TV0534",
-        "TV0535",
-        "TV0536",
-        "TV0537",
-        "TV0538",
-        "TV0603",
-        "TV0609",
-        "TV0610",
-        "TV0709",
-        "TV0711",
-        "TV0712",
-        "TV0713",
-        "TV0714",
-        "TV0715",
-        "TV0716",
-        "TV0717",
-        "TV0718",
-        "TV0720",
-        "TV0722",
-        "TV0723",
-        "TV0724",
-        "TV0730",
-        "TV0731",
-        "TV0732",
-        "TV0733",
-        "TV0734",
-        "TV0751",
-        "TV0757",
-        "TV0758",
-        "TV0760",
-        "TV0761",
-        "TV0765",
-        "TV0766",
-        "TV0767",
-        "TV0768",
-        "TV0801",
-        "TV0803",
-        "TV0804",
-        "TV0805",
-        "TV0901",
-        "TV0902",
-        "TV0903",
-        "TV0904",
-        "TV0905",
-        "TV0906",
-        "TV0907",
-        "TV0908",
-    ]
-)
+# Codes without a test that produces them.  The list only shrinks.
+UNTESTED = {
+    "TV0122", "TV0124", "TV0126", "TV0128", "TV0129", "TV0218", "TV0223", "TV0227", "TV0535",
+    "TV0538", "TV0712", "TV0716", "TV0717", "TV0723", "TV0733", "TV0801", "TV0803", "TV0804",
+}  # fmt: skip
 
 
 def product() -> list[Source]:
@@ -257,7 +146,7 @@ def test_a_logged_error_is_an_error_in_the_catalogue() -> None:
 def asserted() -> dict[str, set[str]]:
     """Return the codes that tests assert on errors that the product made: by code, the files.
 
-    They are in a call of `raises`, in an `assert`, or in a table of a test that has one of these.
+    They are in a call of `raises` or `logs`, in an `assert`, or in a table of such a test.
     """
     found: dict[str, set[str]] = defaultdict(set)
     for source in files_of_tests():
@@ -268,7 +157,7 @@ def asserted() -> dict[str, set[str]]:
                 node
                 for node in ast.walk(function)
                 if isinstance(node, ast.Assert)
-                or (isinstance(node, ast.Call) and name_of(node.func) == "raises")
+                or (isinstance(node, ast.Call) and name_of(node.func) in ("logs", "raises"))
             ]
             tables = (
                 function.decorator_list if any("code" in ast.unparse(c) for c in checks) else []
@@ -281,7 +170,7 @@ def asserted() -> dict[str, set[str]]:
 
 def test_every_code_has_a_test_that_produces_it() -> None:
     wanted = {code for code, entry in load().items() if not entry.retired}
-    assert wanted - asserted().keys() - UNTESTED == set()
+    assert wanted - asserted().keys() == UNTESTED
 
 
 def test_no_test_makes_an_error_with_a_code_itself() -> None:

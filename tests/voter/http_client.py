@@ -39,6 +39,11 @@ class Response(NamedTuple):
         assert prefix == "urn:trivisor"
         return str(code)
 
+    @property
+    def error_code(self) -> str:
+        """The code of the problem, as TV0301."""
+        return str(self.json["code"])
+
 
 class HttpClient:
     """One connection."""

@@ -161,6 +161,9 @@ async def test_control_answers_bad_calls_with_a_problem(
     response = await call(node, method, path, body)
     assert response.status == status
     assert response.problem
+    assert response.error_code == {
+        400: "TV0312", 404: "TV0316", 405: "TV0317", 413: "TV0307"
+    }[status]  # fmt: skip
     assert node.runner.engine.status == "ready"
 
 

@@ -156,3 +156,11 @@ def _bound(sock: socket.socket, path: Path) -> str:
     sock.settimeout(30)
     sock.bind(str(path))
     return str(path)
+
+
+def test_message_that_cannot_be_sent_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Notifier(str(tmp_path / "none"), None).send("READY=1")
+    (record,) = caplog.records
+    assert getattr(record, "fields", {})["error_code"] == "TV0228"

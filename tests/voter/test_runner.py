@@ -203,6 +203,8 @@ async def test_a_front_end_that_fails_costs_its_own_client_only(
     assert (await node.ask("GET", "/kv/a")).body == b"1"
     assert {node.state(name) for name in node.runner.names} == {"active"}
     assert "a front end failed" in caplog.text
+    codes = [getattr(each, "fields", {}).get("error_code") for each in caplog.records]
+    assert "TV0226" in codes
 
 
 async def test_an_event_that_arises_from_an_effect_waits_for_all_effects(

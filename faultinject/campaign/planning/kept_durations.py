@@ -39,8 +39,8 @@ def known_durations() -> MissionDurations | None:
     """Return how long missions took on this host; None if that is not known."""
     try:
         return msgspec.json.decode(_path().read_bytes(), type=MissionDurations)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None  # written by another version: the next run replaces it
+    except (OSError, msgspec.DecodeError):
+        return None  # none there, or written by another version: the next run replaces it
 
 
 def usual_durations() -> MissionDurations:

@@ -232,7 +232,7 @@ class WorkerProcess:
                     problem,
                     how=message.how,
                     remedy=message.remedy,
-                    error_code=message.error_code,
+                    error_code=message.error_code or "TV0532" * (message.how == "refused"),
                 )
             if not isinstance(message, ProgressMessage):
                 return message

@@ -29,6 +29,7 @@ class Script:
         self.sudo = 0
         self.refusal = (1, "sudo: 1 incorrect password attempt")
         self.begin = (0, "")
+        self.place = (0, "@place /var/tmp/trivisor-deploy-1000\n")
         self.inputs: dict[str, bytes] = {}
 
     def __call__(self, command: str, given: bytes) -> tuple[int, str]:
@@ -39,7 +40,7 @@ class Script:
         if "facts" in words:
             return 0, self.facts
         if "place" in words:
-            return 0, "@place /var/tmp/trivisor-deploy-1000\n"
+            return self.place
         if "begin" in words:
             return self.begin
         if "follow" in words:
@@ -166,7 +167,8 @@ def test_sudo_password_comes_from_standard_input_and_is_in_no_command(
     script.later = facts_of(INSTALLED | setup.record, settings=SETTINGS)
     script.log = "@step one\n@smoke 404 2/3;dissent=;seq=1 x\n@result ok\n"
     assert setup.run() == ExitCode.USAGE  # nobody to ask
-    assert "--ask-sudo-password" in capsys.readouterr().err
+    asked = capsys.readouterr().err
+    assert "--ask-sudo-password" in asked and "error TV0757: " in asked
     monkeypatch.setattr(sys, "stdin", io.StringIO(PASSWORD + "\n"))
     assert setup.run("--ask-sudo-password") == ExitCode.OK
     assert setup.changed()
@@ -193,6 +195,7 @@ def test_sudo_that_refuses_is_an_error_and_nothing_is_changed(
     assert setup.run("--ask-sudo-password") in (ExitCode.FAILED, ExitCode.CANNOT_RUN_HERE)
     error = capsys.readouterr().err
     assert words in error and "wrong" not in error
+    assert "error TV0757: " in error
     assert not setup.changed()
 
 
@@ -219,6 +222,7 @@ def test_other_settings_on_the_host_need_consent(
     script.facts = facts_of(INSTALLED | setup.record, settings='vote = "3/3"\n')
     assert setup.run("--vote", "2/3") == ExitCode.USAGE
     error = capsys.readouterr().err
+    assert "error TV0720: " in error
     assert '-vote = "3/3"' in error and '+vote = "2/3"' in error and "--yes" in error
     assert not setup.changed()
     script.later = facts_of(INSTALLED | setup.record, settings='vote = "2/3"\nguests = 3\n')
@@ -232,7 +236,7 @@ def test_host_that_has_something_else_after_the_transaction_is_an_error(
 ) -> None:
     script.log = "@smoke 404 2/3;dissent=;seq=1 x\n@result ok\n"
     assert setup.run() == ExitCode.FAILED
-    assert "does not have what was deployed" in capsys.readouterr().err
+    assert "error TV0767: the host does not have what was deployed" in capsys.readouterr().err
 
 
 def test_reply_without_a_vote_is_an_error(
@@ -244,12 +248,22 @@ def test_reply_without_a_vote_is_an_error(
     assert "without a vote" in capsys.readouterr().err
 
 
+def test_host_without_a_place_for_uploads_is_an_error(
+    setup: Setup, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.place = (1, "mkdir: cannot create directory: Read-only file system\n")
+    assert setup.run() == ExitCode.FAILED
+    error = capsys.readouterr().err
+    assert "error TV0768: there is no place for uploads" in error and "Read-only" in error
+
+
 def test_another_deploy_on_the_host_is_named(
     setup: Setup, script: Script, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script.begin = (75, "@busy eve@elsewhere, since noon\n")
     assert setup.run() == ExitCode.ALREADY_UP
-    assert "eve@elsewhere, since noon" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "eve@elsewhere, since noon" in error and "error TV0758: " in error
     script.facts = facts_of({"transaction": ["eve@elsewhere, since noon"]})
     assert setup.run() == ExitCode.ALREADY_UP
     assert "eve@elsewhere" in capsys.readouterr().err
@@ -273,7 +287,7 @@ def test_failed_transaction_shows_cause_and_remedy(
     script.log = f"@step installing\n{log}\n@failed it failed\n@result rolled-back it failed\n"
     assert setup.run() == ExitCode.FAILED
     error = capsys.readouterr().err
-    assert "it failed; all changes on the host were undone" in error
+    assert "error TV0765: it failed; all changes on the host were undone" in error
     assert log in error and words in error.rpartition("remedy: ")[2]
 
 
@@ -282,7 +296,8 @@ def test_changes_that_the_host_could_not_undo_are_an_error_of_their_own(
 ) -> None:
     script.log = "@result incomplete it failed\n"
     assert setup.run() == ExitCode.FAILED
-    assert "could not undo all changes" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "could not undo all changes" in error and "error TV0766: " in error
 
 
 def test_former_failure_is_reported(

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from deploy.commands.logs import logs
 from deploy.errors import DeployError
 from deploy.host.spawn import python_command, python_environment
 from deploy.node.records import Layout, Lock
 from tests.deploy.supervisor.running import Running, plan
 from tests.waiting import until
-from voter.commands.terminal import ExitCode
+from voter.commands.terminal import SYSTEM_DIRECTORY, ExitCode
 
 
 def run(layout: Layout, *words: str) -> subprocess.CompletedProcess[str]:
@@ -119,3 +121,13 @@ async def test_start_that_failed_leaves_its_events_and_consoles(scratch: Path) -
         await running.start_and_fail()
     assert "256.0.0.1" in (await run_on(running)).stdout
     assert (await run_on(running, "g1")).stdout == "g1 is a process\n"
+
+
+def test_system_log_that_cannot_be_read_is_an_error(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scratch / "journalctl").write_text("#!/bin/sh\nexit 1\n")
+    (scratch / "journalctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scratch}:/usr/bin:/bin")
+    done = CliRunner().invoke(logs, ["voter", "--dir", str(SYSTEM_DIRECTORY)])
+    assert getattr(done.exception, "error_code", done.output) == "TV0724"

@@ -23,6 +23,7 @@ def test_up_and_down_refer_to_systemctl(command: str, instead: str) -> None:
     done = CliRunner().invoke(trivisor.command, [command, "--dir", str(SYSTEM_DIRECTORY)])
     assert isinstance(done.exception, CommandError)
     assert f"systemctl {instead} trivisor" in done.exception.remedy
+    assert done.exception.error_code == "TV0711"
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from deploy.dashboard.access import (
@@ -83,7 +85,8 @@ async def test_without_a_session_only_the_page_is_served(shown: Dashboard) -> No
     async with browser(shown) as stranger:
         assert (await stranger.get("/"))[0] == 200
         for path in ("/api/stream", "/api/session"):
-            assert (await stranger.get(path))[0] == 401
+            status, text = await stranger.get(path)
+            assert (status, json.loads(text)["error_code"]) == (401, "TV0901")
         assert (await stranger.post("/api/heal", {"guest": "g1"}))[0] == 401
         assert (await stranger.post("/api/login", {"token": "wrong"}))[0] == 403
         stranger.session.cookie_jar.update_cookies({shown._access.cookie: "forged"})
@@ -99,7 +102,8 @@ async def test_link_logs_in_one_browser_once(shown: Dashboard) -> None:
             (cookie,) = answer.cookies.values()
             assert (cookie["httponly"], cookie["samesite"]) == (True, "Strict")
         assert (await one.get("/api/session"))[0] == 204
-        assert (await other.post("/api/login", {"token": token}))[0] == 403
+        status, text = await other.post("/api/login", {"token": token})
+        assert (status, json.loads(text)["error_code"]) == (403, "TV0902")
         assert (await other.get("/api/session"))[0] == 401
 
 
@@ -117,6 +121,7 @@ async def test_foreign_host_is_rejected(user: Browser, host: str) -> None:
     for path in ("/", "/api/session", "/api/stream"):
         status, text = await user.get(path, Host=host)
         assert status in (400, 421), text
+        assert status == 400 or json.loads(text)["error_code"] == "TV0903"
     status, _ = await user.post("/api/heal", {"guest": "g1"}, {**user.own, "Host": host})
     assert status in (400, 421)
 
@@ -142,8 +147,8 @@ async def test_forwarded_port_is_accepted(user: Browser, host: str) -> None:
 async def test_request_of_another_site_changes_nothing(
     node: FakeSource, user: Browser, changed: dict[str, str]
 ) -> None:
-    status, _ = await user.post("/api/heal", {"guest": "g1"}, user.own | changed)
-    assert status == 403
+    status, text = await user.post("/api/heal", {"guest": "g1"}, user.own | changed)
+    assert (status, json.loads(text)["error_code"]) == (403, "TV0904")
     assert node.orders == []
     assert (await user.post("/api/heal", {"guest": "g1"}))[0] == 200
 

@@ -15,7 +15,7 @@ from yarl import URL
 from deploy.dashboard import collector, server
 from deploy.dashboard.dashboard import Dashboard, listen
 from tests.deploy.dashboard.shown import Browser, FakeSource, browser
-from tests.errors import raises
+from tests.errors import logs, raises
 from tests.waiting import PATIENCE, until
 
 Event = tuple[str, str, dict[str, Any]]
@@ -136,6 +136,7 @@ async def test_too_many_streams_are_answered_503(
             status, text = await user.get(path)
             assert status == 503
             assert "too many dashboards" in text
+            assert json.loads(text)["error_code"] == "TV0905"
     await until(lambda: _opens(user))
 
 
@@ -259,6 +260,7 @@ async def test_wrong_request_is_answered_with_an_error(
 ) -> None:
     answered, text = await user.post(path, body)
     assert answered == status, text
+    assert status == 409 or json.loads(text)["error_code"] == "TV0906"
     assert json.loads(text)["error"]
     assert node.orders == []
 
@@ -317,6 +319,21 @@ def test_taken_default_port_is_replaced_by_a_free_one(monkeypatch: pytest.Monkey
             assert other.getsockname() != taken.getsockname()
         with listen(None, address) as other:
             assert other.getsockname() != taken.getsockname()
+
+
+async def test_sample_that_fails_is_logged_and_the_next_one_is_taken(
+    node: FakeSource, shown: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> list[dict[str, Any]]:
+        raise ZeroDivisionError("a defect of the dashboard")
+
+    monkeypatch.setattr(collector, "UNWATCHED_INTERVAL", 0.05)
+    with logs("TV0908"), monkeypatch.context() as failing:
+        failing.setattr(node, "events_after", fail)
+        asked = node.asked
+        await until(lambda: node.asked > asked + 1)
+    asked = node.asked
+    await until(lambda: node.asked > asked)
 
 
 def test_next_supervisor_listens_where_the_one_before_did() -> None:

@@ -26,7 +26,7 @@ from deploy.host.files import (
     write_whole,
 )
 from tests.deploy.conftest import NASTY
-from tests.errors import raises
+from tests.errors import logs, raises
 from voter.sockets import listen_unix
 
 # ---- atomic replacement
@@ -199,3 +199,8 @@ def test_socket_is_shared_with_the_group_of_a_set_group_id_directory_only(
     with listen_unix(str(path)):
         share_socket(path)
         assert stat.S_IMODE(path.stat().st_mode) == expected
+
+
+def test_log_that_cannot_be_opened_is_reported_and_ends_nothing(tmp_path: Path) -> None:
+    with logs("TV0730"), LogFile(tmp_path / "none" / "x.log").open() as file:
+        assert file.write(b"lost")

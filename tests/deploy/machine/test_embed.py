@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from deploy.errors import AlreadyUp, CannotRunHere
+from deploy.errors import CannotRunHere
 from deploy.host.files import sweep_links
 from deploy.machine.connection import opening_error
 from deploy.machine.embed import (
@@ -21,7 +22,7 @@ from deploy.machine.embed import (
 )
 from deploy.machine.hypervisor import Hypervisor
 from tests.deploy.conftest import NASTY
-from tests.errors import raises
+from tests.errors import logs, raises
 
 
 def test_root_is_private_and_qemu_runs_as_the_user_that_probes_it(scratch: Path) -> None:
@@ -89,34 +90,58 @@ def test_long_log_is_truncated(scratch: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, target, kind, said",
+    "text, target, code, said",
     [
-        ("Failed to parse user 'libvirt-qemu'", "qemu:///embed", CannotRunHere, "adduser"),
-        ("already open with path '/x'", "qemu:///embed", AlreadyUp, "in use"),
-        ("no connection driver", "qemu:///embed", CannotRunHere, "apt-get install"),
-        ("Failed to connect socket", "qemu:///system", CannotRunHere, "start libvirt's daemon"),
-        ("Connection refused", "qemu:///session", CannotRunHere, "apt-get install libvirt-daemon"),
+        ("Failed to parse user 'libvirt-qemu'", "qemu:///embed", "TV0105", "adduser"),
+        ("already open with path '/x'", "qemu:///embed", "TV0106", "in use"),
+        ("no connection driver", "qemu:///embed", "TV0103", "apt-get install"),
+        ("Failed to connect socket", "qemu:///system", "TV0104", "start libvirt's daemon"),
+        ("Connection refused", "qemu:///session", "TV0104", "apt-get install libvirt-daemon"),
         (
             "'/run/libvirt/libvirt-sock': Permission denied",
             "qemu:///system",
-            CannotRunHere,
+            "TV0104",
             "usermod -aG libvirt",
         ),
         (
             "authentication unavailable: no polkit agent available to authenticate",
             "qemu+unix:///system",
-            CannotRunHere,
+            "TV0104",
             "usermod -aG libvirt",
         ),
+        ("Failed to create state dir '/x'", "qemu:///embed", "TV0107", "XDG_CACHE_HOME"),
     ],
 )
-def test_each_error_has_its_remedy(
-    text: str, target: str, kind: type[Exception], said: str
-) -> None:
+def test_each_error_has_its_code_and_remedy(text: str, target: str, code: str, said: str) -> None:
     error = opening_error(text, target)
-    assert isinstance(error, kind)
+    assert error.error_code == code
     assert text in str(error)
     assert said in str(error)
+
+
+def test_capabilities_that_cannot_be_copied_are_logged(scratch: Path) -> None:
+    prepare_root(scratch / "root")
+    found = scratch / "root" / "cache/qemu/capabilities"
+    (found / "a.xml").mkdir()
+    (scratch / "kept").mkdir()
+    (scratch / "kept/a.xml").write_text("<qemuCaps/>")
+    with logs("TV0123"):
+        prepare_root(scratch / "root", capabilities=scratch / "kept")
+
+
+@pytest.mark.vm
+async def test_daemon_that_does_not_answer_is_named(scratch: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{scratch}/silent")
+        listener.listen()
+        with raises("TV0108"):
+            await Hypervisor.open(f"qemu+unix:///system?socket={scratch}/silent", timeout=0.5)
+
+
+@pytest.mark.vm
+async def test_driver_without_what_a_node_needs_is_an_error() -> None:
+    with raises("TV0111", match="not supported by the connection driver"):
+        await Hypervisor.open("test:///default")
 
 
 @pytest.mark.vm

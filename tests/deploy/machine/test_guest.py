@@ -8,14 +8,18 @@ import mmap
 import os
 import signal
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from deploy.errors import WrongState
 from deploy.host.priority import LOWEST
 from deploy.machine.guest import Guest
+from deploy.machine.hypervisor import Domain, RunState
 from deploy.machine.spec import TRANSITIONS, GuestEvent, GuestState
 from tests.deploy.conftest import Booted, answers
+from tests.deploy.machine.test_spec import UUIDS, planned
+from tests.errors import logs, raises
 
 # The shared node lives in the session's event loop.
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
@@ -226,7 +230,8 @@ async def test_guest_with_a_damaged_snapshot_is_booted_again(booted: Booted) -> 
     guest = booted.node.guests["g2"]
     await guest.kill()
     Path(guest.spec.disk).write_bytes(b"not a disk")
-    done = await guest.restore()
+    with logs("TV0125"):
+        done = await guest.restore()
     assert done.path == "boot"
     assert guest.clean
     assert (await guest.restore()).path == "loadvm"
@@ -244,3 +249,18 @@ async def test_host_can_change_the_guests_memory_through_its_file(booted: Booted
         memory[at : at + 8] = b"TRIVISOR"
         await guest.restore()
         assert memory[at : at + 8] == b"trivisor"
+
+
+class _EndedDomain:
+    """A domain that is shut off."""
+
+    async def state(self) -> RunState:
+        return RunState.GONE
+
+
+async def test_guest_that_was_not_started_or_has_ended_is_an_error(tmp_path: Path) -> None:
+    guest = Guest(planned(directory=str(tmp_path)).guests[0], node_uuid=UUIDS[0])
+    with raises("TV0113", match="is absent"):
+        await guest.pause()
+    with raises("TV0119", match="not running"):
+        await guest.adopt(cast(Domain, _EndedDomain()), 1)

@@ -26,6 +26,7 @@ from deploy.machine.qemu import (
     suits_io_uring,
 )
 from tests.deploy.conftest import NASTY
+from tests.errors import logs, raises
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
 WAIT = "import sys; disk = open(sys.argv[4]); print('up', flush=True); sys.stdin.read()"
@@ -148,3 +149,15 @@ async def test_io_uring_is_not_used_for_a_disk_that_ends_within_a_sector(tmp_pat
     assert suits_io_uring(disk)
     disk.write_bytes(disk.read_bytes()[:-1])  # QEMU 7.2 would wait for the rest for ever
     assert not suits_io_uring(disk)
+
+
+async def test_snapshot_disk_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    with raises("TV0121", match="cannot make"):
+        await make_snapshot_disk(tmp_path / "none" / "g1.qcow2")
+
+
+def test_limit_that_cannot_be_set_is_logged() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with logs("TV0120"):
+        limit_file_size(ended.pid, memory_mib=128)

@@ -20,6 +20,15 @@ from tests.errors import raises
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
 
 
+def test_no_free_port_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        monkeypatch.setattr("deploy.machine.ssh._PORTS", range(port, port + 1))
+        with raises("TV0116"):
+            free_ports(1)
+
+
 def test_free_ports_are_free_and_different() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20

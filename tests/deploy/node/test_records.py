@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy.commands.launch import identify_service, prepare_node
+from deploy.commands.launch import delete_journal, identify_service, prepare_node
 from deploy.commands.options import layout_of
 from deploy.errors import DeployError, ForeignState, PathTooLong
 from deploy.host.identity import ProcessIdentity, identify
@@ -212,7 +212,27 @@ def test_up_refuses_a_journal_that_other_options_wrote_before_it_starts_anything
         prepare_node(layout, Settings(**after), pytest.fail)
     assert "--dir" in caught.value.remedy
     assert "remove" not in str(caught.value)
+    assert caught.value.error_code == ("TV0213" if "vote" in changed else "TV0710")
     assert layout.read_node() == old
+
+
+def test_a_journal_is_not_left_behind_by_a_node_that_writes_none(layout: Layout) -> None:
+    layout.write(record())
+    leave_journal(layout)
+    with raises("TV0709"):
+        prepare_node(layout, Settings(durability="none"), pytest.fail)
+
+
+def test_journal_that_cannot_be_deleted_is_an_error(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk fails")
+
+    leave_journal(layout)
+    monkeypatch.setattr("deploy.commands.launch.sync_directory", fail)
+    with raises("TV0713", match="the disk fails"):
+        delete_journal(layout)
 
 
 def test_changed_file_is_refused_unless_it_is_accepted_or_nothing_was_voted(

@@ -95,6 +95,7 @@ def test_unknown_host_key_is_rejected_with_its_fingerprint_and_how_to_accept_it(
         connect(host)
     key = paramiko.Ed25519Key.from_private_key_file(str(home / "host_key"))
     assert fingerprint(key) in caught.value.problem
+    assert caught.value.error_code == "TV0751"
     known = home / ".ssh/known_hosts"
     assert f"ssh-keyscan -p {host.port} -t ed25519 127.0.0.1 >> {known}" in caught.value.remedy
     assert host.commands == []

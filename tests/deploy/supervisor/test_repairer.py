@@ -13,7 +13,7 @@ import pytest
 from deploy.errors import HypervisorLost
 from tests.deploy.fake_node import FakeGuest
 from tests.deploy.supervisor.running import Running, plan
-from tests.errors import raises
+from tests.errors import logs, raises
 from tests.waiting import until
 
 
@@ -46,7 +46,8 @@ async def test_repair_of_a_flapping_guest_is_abandoned_and_heal_starts_it_again(
             guest = (await node.status())["guests"][1]
             return bool(guest["repairs"]["abandoned"]) and guest["state"] == "dead"
 
-        await until(abandoned)
+        with logs("TV0718"):
+            await until(abandoned)
         repairs = (await node.status())["guests"][1]["repairs"]
         assert repairs["consecutive"] == node.guests["g2"].restores == 2
         assert "left the vote" in repairs["last_error"]

@@ -18,6 +18,7 @@ from deploy.host.child import Child
 from deploy.supervisor.voter_process import RESTART_LIMIT
 from deploy.watchdog.client import WatchdogClient
 from tests.deploy.supervisor.running import Running, plan
+from tests.errors import logs
 from tests.waiting import until
 from voter.client import Client
 
@@ -81,16 +82,44 @@ async def test_voter_that_dies_repeatedly_is_abandoned_and_clients_are_refused(
 ) -> None:
     monkeypatch.setattr("deploy.supervisor.voter_process.LAST_PAUSE", 0.2)
     manager = plain_node.supervisor._voter
-    while not manager.abandoned:
-        if manager.pid is not None:
-            os.kill(manager.pid, signal.SIGKILL)
-        await asyncio.sleep(0.01)
+    with logs("TV0221"):
+        while not manager.abandoned:
+            if manager.pid is not None:
+                os.kill(manager.pid, signal.SIGKILL)
+            await asyncio.sleep(0.01)
     voter = (await plain_node.status())["voter"]
     assert voter["abandoned"]
     assert voter["restarts"] == RESTART_LIMIT
     assert f"{RESTART_LIMIT + 1} times in a row" in voter["problem"]
     with pytest.raises(OSError, match=r"refused|No such file|Connect"):
         await asyncio.open_unix_connection(str(plain_node.layout.native_socket))
+
+
+async def test_voter_that_cannot_be_started_is_logged_and_tried_again(
+    plain_node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no process numbers are left")
+
+    monkeypatch.setattr("deploy.supervisor.voter_process.LAST_PAUSE", 0.1)
+    manager = plain_node.supervisor._voter
+    before = await plain_node.voter_pid()
+    with monkeypatch.context() as failing, logs("TV0220"):
+        failing.setattr(manager, "start", fail)
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: "cannot be started" in manager.problem)
+    await until(plain_node.all_active)
+    assert await plain_node.voter_pid() != before
+
+
+async def test_standby_voter_that_ended_is_logged_and_replaced(plain_node: Running) -> None:
+    manager = plain_node.supervisor._voter
+    await until(lambda: manager.standby is not None)
+    before = manager.standby
+    assert before is not None
+    with logs("TV0222"):
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: manager.standby not in (None, before))
 
 
 async def test_hung_voter_is_replaced(plain_node: Running, monkeypatch: pytest.MonkeyPatch) -> None:

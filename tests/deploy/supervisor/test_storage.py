@@ -13,6 +13,7 @@ import pytest
 
 from deploy.node.records import Layout
 from tests.deploy.supervisor.running import Running, plan
+from tests.errors import logs
 from tests.waiting import until
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EMFILE, errno.EACCES]
@@ -33,7 +34,8 @@ async def test_node_serves_while_nothing_can_be_written_and_is_repaired_later(
         failing.setattr("deploy.supervisor.storage.write_whole", fail)
         failing.setattr("deploy.host.files.LogFile.trim", fail)
         os.kill(before, signal.SIGKILL)
-        await until(lambda: bool(storage.problem))
+        with logs("TV0731"):
+            await until(lambda: bool(storage.problem))
         await guest.kill()
         async with await node.client() as client:
             assert (await client.request("PUT", "/kv/a", b"1", timeout=20.0)).status == 201

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from deploy.errors import DeployError
 from deploy.host.identity import identify
 from deploy.machine.spec import Progress
 from deploy.node.records import Layout
+from deploy.supervisor.voter_control import VoterControl
 from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
 from tests.deploy.supervisor.running import Running, plan
-from tests.errors import raises
+from tests.errors import logs, raises
+from tests.other_user import CALL, run_as
 from tests.waiting import until
 from voter.client.errors import NotExecuted, RequestError
 from voter.commands.terminal import CommandError, ExitCode
@@ -273,7 +276,8 @@ async def test_expired_fault_is_healed_later_when_the_guest_is_needed(
 
     node.supervisor._records._heal = refuse_twice
     await node.supervisor.inject("corrupt-reply", "g1", 0.2)
-    await until(lambda: "g1" not in node.supervisor._records.active)
+    with logs("TV0510"):
+        await until(lambda: "g1" not in node.supervisor._records.active)
     assert refused == 2
     await until(node.all_active)
 
@@ -283,13 +287,26 @@ async def test_impossible_faults_are_rejected(node: Running) -> None:
         await node.supervisor.inject("crash", "g9", None)
     with raises("TV0503", match="corrupt-reply"):
         await node.supervisor.inject("nonsense", "g1", None)
-    await node.supervisor.inject("hang", "g1", None)
+    with logs("TV0512"):
+        await node.supervisor.inject("hang", "g1", None)
     with raises("TV0502", match="hang is already active"):
         await node.supervisor.inject("garbage", "g1", None)
     # A fault that was not injected is not recorded, so repair still applies to the guest.
     with raises("TV0506", match="not a VM"):
         await node.supervisor.inject("corrupt-state", "g2", None)
     assert node.supervisor._records.active.keys() == {"g1"}
+    node.supervisor.phase = "stopping"
+    with raises("TV0504", match="stopping"):
+        await node.supervisor.inject("crash", "g3", None)
+    node.supervisor.phase = "up"
+
+
+async def test_end_of_the_link_proxy_is_logged_and_another_is_started(node: Running) -> None:
+    before = node.layout.read_running().processes["proxy"]
+    with logs("TV0505"):
+        os.kill(before.pid, signal.SIGKILL)
+        await until(lambda: node.layout.read_running().processes["proxy"] != before)
+    await until(node.all_active)
 
 
 async def test_node_without_allow_faults_has_no_proxy_and_rejects_faults(
@@ -330,13 +347,30 @@ async def test_control_socket_answers_with_errors_and_exit_codes(node: Running) 
     error = await asyncio.to_thread(refused, "/inject", {"kind": "nonsense", "guest": "g1"})
     assert error.code is ExitCode.NOT_ALLOWED
     error = await asyncio.to_thread(refused, "/inject", {"kind": "crash"})
-    assert error.code is ExitCode.USAGE
+    assert error.code is ExitCode.USAGE and error.error_code == "TV0734"
     error = await asyncio.to_thread(refused, "/heal", {"guest": "g9"})
-    assert "it has g1, g2, g3" in str(error)
+    assert "it has g1, g2, g3" in str(error) and error.error_code == "TV0114"
     lines = await asyncio.to_thread(ask, node.layout, "GET", "/logs/g1?lines=5")
     assert lines["lines"] == ["g1 is a process"]
     mode = node.layout.supervisor_socket.stat().st_mode & 0o777
     assert mode == 0o600
+
+
+async def test_control_socket_refuses_other_users_although_its_file_lets_them_in(
+    node: Running,
+) -> None:
+    path = node.layout.supervisor_socket
+    for directory in (path.parent, *path.parents[1:-2]):
+        directory.chmod(0o755)
+    path.chmod(0o666)
+    try:
+        for method, target in (("GET", "/status"), ("POST", "/down"), ("POST", "/heal")):
+            answer = await asyncio.to_thread(run_as, CALL, path, method, target)
+            assert " 403 " in answer
+            assert '"error_code": "TV0972"' in answer
+    finally:
+        path.chmod(0o600)
+    assert (await asyncio.to_thread(ask, node.layout, "GET", "/status"))["phase"] == "up"
 
 
 async def test_control_socket_rejects_absurd_numbers(node: Running) -> None:
@@ -361,3 +395,52 @@ async def test_control_socket_rejects_absurd_numbers(node: Running) -> None:
 def test_client_raises_not_up_without_a_supervisor(scratch: Path) -> None:
     with raises("TV0701", match="no node runs"):
         ask(Layout(scratch), "GET", "/status")
+
+
+async def test_control_socket_of_a_node_without_a_dashboard_says_so(plain_node: Running) -> None:
+    def ask_for_a_link() -> str:
+        with pytest.raises(CommandError) as caught:
+            ask(plain_node.layout, "POST", "/dashboard", {})
+        return caught.value.error_code
+
+    assert await asyncio.to_thread(ask_for_a_link) == "TV0907"
+
+
+async def test_voter_control_reports_a_voter_that_is_not_there(scratch: Path) -> None:
+    control = VoterControl(scratch / "none.sock")
+    with raises("TV0224"):
+        await control.status()
+    await control.close()
+
+
+async def test_voter_control_reports_what_the_voter_rejects(plain_node: Running) -> None:
+    control = VoterControl(plain_node.layout.voter_control)
+    with raises("TV0225"):
+        await control.admit("g9")
+    await control.close()
+
+
+def test_supervisor_that_does_not_answer_is_an_error(scratch: Path) -> None:
+    layout = plan(scratch)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(layout.supervisor_socket))
+        listener.listen()
+        with raises("TV0715", match="did not answer within"):
+            ask(layout, "GET", "/status", timeout=0.2)
+
+
+def test_node_of_another_user_is_named(scratch: Path) -> None:
+    layout = plan(scratch)
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(layout.supervisor_socket))
+        listener.listen()
+        layout.directory.chmod(0o755)
+        layout.supervisor_socket.chmod(0o600)
+        os.seteuid(54321)
+        try:
+            with raises("TV0714", match="belongs to another user"):
+                ask(layout, "GET", "/status", timeout=5.0, patience=0.0)
+        finally:
+            os.seteuid(0)

@@ -17,7 +17,9 @@ from typing import NamedTuple
 import pytest
 
 from deploy.host.spawn import python_command, python_environment
+from deploy.watchdog.client import WatchdogClient
 from deploy.watchdog.process import LIMIT, LONG_PAUSE
+from tests.errors import logs
 
 pytestmark = pytest.mark.usefixtures("end_with_tests")
 
@@ -152,3 +154,11 @@ def test_watchdog_restarts_nothing_and_ends_nothing_after_sighup() -> None:
         os.kill(first.pid, signal.SIGKILL)
         rest, _ = watchdog.communicate(timeout=20)
         assert rest == ""
+
+
+def test_watchdog_that_takes_no_message_is_logged() -> None:
+    ours, theirs = socket.socketpair()
+    client = WatchdogClient(ours)
+    theirs.close()
+    with ours, logs("TV0732"):
+        client.up()

@@ -139,6 +139,7 @@ def test_result_is_drawn_and_another_file_is_rejected(scratch: Path) -> None:
     kept.write_text("{}")
     result = CliRunner().invoke(bench, ["draw", str(kept), "--out", str(scratch / "x.svg")])
     assert "no result of `trivisor bench" in str(result.exception)
+    assert getattr(result.exception, "error_code", "") == "TV0805"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import CannotRunHere
 from faultinject.bench.memory import (
     MemoryPlan,
     Sample,
@@ -16,6 +15,7 @@ from faultinject.bench.memory import (
     require_plotting,
     run_memory,
 )
+from tests.errors import raises
 
 
 def series(*voter: int) -> list[Sample]:
@@ -52,6 +52,6 @@ def test_memory_samples_at_every_interval_and_draws_them(scratch: Path) -> None:
 
 def test_require_plotting_names_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(CannotRunHere, match="matplotlib") as caught:
+    with raises("TV0722", match="matplotlib") as caught:
         require_plotting()
     assert "pip install matplotlib" in caught.value.remedy

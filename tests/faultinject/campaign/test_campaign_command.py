@@ -129,7 +129,8 @@ def test_run_status_resume_export_replay(scratch: Path) -> None:
     shown = call(scratch, *again)
     assert "mission 25" in shown and "hang" in shown and "the same" in shown
     assert len(stored(scratch)) == MISSIONS  # nothing of it is stored
-    call(scratch, "replay", str(scratch / "r"), "30", code=ExitCode.USAGE)
+    text = call(scratch, "replay", str(scratch / "r"), "30", code=ExitCode.USAGE)
+    assert "error TV0529: " in text
     assert not fake_guests(scratch) and not list(scratch.glob("tv-c-*"))
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, WrongState
 from deploy.machine.spec import GuestState
 from faultinject.faults import CATALOGUE, FaultLayer, Injection
 from faultinject.faults.injection import inject
 from faultinject.faults.lies import Delay
+from faultinject.faults.machines import SLOW_RUNNING, SLOW_STOPPED
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
 from faultinject.services import PLANTED
@@ -21,6 +22,7 @@ from guests.answer import answer
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import FrameKind, encode
 from guests.service import Context, Service, load
+from tests.errors import logs
 
 
 class FakeMachine:
@@ -149,6 +151,19 @@ async def test_slow_guest_alternates_until_undone(site: FakeSite) -> None:
     await active.undo()
 
 
+async def test_end_of_a_slow_guest_is_logged(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended() -> None:
+        raise WrongState("g1 has ended")
+
+    active = await inject(planned("slow"), site)
+    with logs("TV0511"):
+        monkeypatch.setattr(site.machine("g1"), "pause", ended)
+        await asyncio.sleep(SLOW_STOPPED + 2 * SLOW_RUNNING)
+    await active.undo()
+
+
 async def test_reset_is_proved_by_the_processors_state(site: FakeSite) -> None:
     assert "CR0 0x11" in (await inject(planned("reset"), site)).proof
     assert site.machine("g1").state is GuestState.READY, "it boots"
@@ -257,8 +272,14 @@ async def test_undoing_a_lie_keeps_a_later_one(site: FakeSite) -> None:
 async def test_fault_is_not_applied_when_the_site_lacks_something(
     site: FakeSite, kind: str, target: str, message: str
 ) -> None:
-    with pytest.raises(NotApplied, match=message):
+    with pytest.raises(NotApplied, match=message) as caught:
         await inject(planned(kind, target), site)
+    if "no fault" in message:
+        assert caught.value.error_code == "TV0503"
+    elif "has no" in message:
+        assert caught.value.error_code == "TV0508"
+    else:
+        assert caught.value.error_code == "TV0507"
 
 
 async def test_poison_is_applied_only_to_a_service_with_the_bug(scratch: Path) -> None:

@@ -180,6 +180,7 @@ def test_failing_mmdebstrap_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     ) as caught:
         build_image(cache, progress=print)
     assert "apt-get update" in caught.value.remedy
+    assert caught.value.error_code == "TV0411"
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 

@@ -138,8 +138,10 @@ def test_exactly_one_service_is_required(
 def test_invalid_overlay_is_an_error(
     small_image: Image, tmp_path: Path, overlay: Overlay, message: str
 ) -> None:
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(ImageError, match=message) as caught:
         add_overlay(small_image, tmp_path / "node", overlay)
+    if "name of a service" in message:
+        assert caught.value.error_code == "TV0408"
 
 
 def test_link_in_static_content_is_refused(small_image: Image, tmp_path: Path) -> None:

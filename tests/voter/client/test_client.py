@@ -241,6 +241,10 @@ async def test_timeout_error_reports_what_is_known(
         with pytest.raises(error) as raised:
             await client.ask(word.encode(), timeout=1.0)
         assert type(raised.value) is error
+        if error is Overload:
+            assert raised.value.error_code == "TV0302"
+        if error is RequestError:
+            assert raised.value.error_code == "TV0300"
         if error is TimedOut:
             assert "may have been executed" in str(raised.value)
         voter.script.clear()

@@ -80,6 +80,7 @@ async def test_a_cache_asks_before_it_uses_a_voted_reply(shared_node: Node) -> N
         assert (await client.ask("GET", "/kv/absent")).headers["cache-control"] == "no-cache"
         problem = await client.ask("POST", "/livez")
         assert (problem.problem, problem.headers["cache-control"]) == ("method", "no-store")
+        assert problem.error_code == "TV0317"
 
 
 async def test_no_content_has_none(shared_node: Node) -> None:

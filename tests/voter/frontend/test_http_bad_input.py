@@ -24,23 +24,25 @@ async def serves(node: Node) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("data", "status", "code"),
+    ("data", "status", "kind", "code"),
     [
-        (b"GARBAGE\r\n\r\n", 400, "bad-request"),
-        (PUT + b"Content-Length: 1048577\r\n\r\n", 413, "too-large"),
-        (PUT + CHUNKED + b"100001\r\n" + bytes(0x100001), 413, "too-large"),
-        (PUT + b"X: " + b"y" * 100_000, 431, "headers-too-large"),
+        (b"GARBAGE\r\n\r\n", 400, "bad-request", "TV0312"),
+        (PUT + b"Content-Length: 1048577\r\n\r\n", 413, "too-large", "TV0307"),
+        (PUT + CHUNKED + b"100001\r\n" + bytes(0x100001), 413, "too-large", "TV0307"),
+        (PUT + b"X: " + b"y" * 100_000, 431, "headers-too-large", "TV0314"),
+        (b"GET / HTTP/1.2\r\nHost: x\r\n\r\n", 505, "version", "TV0315"),
     ],
 )
 async def test_bad_requests_get_a_problem_and_the_connection_ends(
-    nodes: Nodes, caplog: pytest.LogCaptureFixture, data: bytes, status: int, code: str
+    nodes: Nodes, caplog: pytest.LogCaptureFixture, data: bytes, status: int, kind: str, code: str
 ) -> None:
     node = await nodes.make()
     with caplog.at_level(logging.DEBUG):
         async with await node.open() as client:
             await client.send(data)
             response = await client.read()
-            assert (response.status, response.problem) == (status, code)
+            assert (response.status, response.problem) == (status, kind)
+            assert response.error_code == code
             assert response.headers["connection"] == "close"
             assert await client.ended() == b""
     assert not [record for record in caplog.records if record.name != "asyncio"], "no log spam"
@@ -76,6 +78,7 @@ async def test_headers_that_do_not_come(nodes: Nodes, start: bytes) -> None:
         await client.send(start)
         response = await client.read()
         assert (response.status, response.problem) == (408, "slow-request")
+        assert response.error_code == "TV0313"
         assert await client.ended() == b""
 
 
@@ -182,6 +185,7 @@ async def test_half_sent_bodies_of_many_clients_are_bounded(nodes: Nodes) -> Non
         for client in refused:
             response = await client.read()
             assert (response.status, response.problem) == (503, "overload")
+            assert response.error_code == "TV0302"
             assert response.headers["retry-after"]
         assert node.http.bounds.held <= 3 << 20
         for client in clients:
@@ -296,6 +300,7 @@ async def test_a_voted_reply_that_is_not_http(
     async with await node.open() as client:
         response = await client.ask("GET", "/kv/a")
         assert (response.status, response.problem) == (502, "bad-reply")
+        assert response.error_code == "TV0311"
         assert response.json["seq"] > 0
         assert response.headers["trivisor-vote"].startswith(("2/3", "3/3"))
 

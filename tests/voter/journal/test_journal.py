@@ -90,7 +90,9 @@ async def test_a_sync_that_fails_is_the_end_and_is_not_tried_again() -> None:
         assert run.synced == []
 
 
-async def test_journal_reports_a_full_disk_early_and_room_again() -> None:
+async def test_journal_reports_a_full_disk_early_and_room_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     disk = Disk()
     disk.room = 4096 + 600
     async with opened(disk) as run:
@@ -102,6 +104,7 @@ async def test_journal_reports_a_full_disk_early_and_room_again() -> None:
         assert 1024 <= used <= 1400
         assert run.full == [(True, "journal disk: No space left on device: make room there")]
         assert run.journal.status()["full"] is True
+        assert getattr(caplog.records[-1], "fields", {})["error_code"] == "TV0219"
         made += run.write_records(3, 100)  # what is in flight still has its place
         await run.durable()
         disk.room = 5000

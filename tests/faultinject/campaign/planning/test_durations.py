@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from faultinject.campaign.planning.durations import MissionDurations, MissionShape, learn
-from faultinject.campaign.planning.kept_durations import usual_durations
+from faultinject.campaign.planning.kept_durations import ENOUGH, keep_durations, usual_durations
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.planning.summary import summarize
 from faultinject.campaign.store.tally import Tally
+from tests.errors import logs
 from tests.faultinject.campaign.specs import small_plan
 
 __all__: list[str] = []
@@ -155,3 +158,12 @@ def test_tally_counts_failures_as_the_paper_does() -> None:
     )
     counts = tally.counts()
     assert (counts.trials, counts.failures, counts.silent, counts.excluded) == (15, 10, 1, 6)
+
+
+def test_durations_that_cannot_be_saved_are_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRIVISOR_CACHE", str(tmp_path / "file"))
+    with logs("TV0536"):
+        keep_durations(MissionDurations(missions=ENOUGH))

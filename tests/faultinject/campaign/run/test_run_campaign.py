@@ -20,6 +20,7 @@ def test_check_host_refuses_a_fault_that_needs_a_missing_debug_stub(
         run_campaign.check_host(parse(REGISTERS))
     assert refused.value.code is ExitCode.CANNOT_RUN_HERE
     assert "remove it" in refused.value.remedy
+    assert refused.value.error_code == "TV0534"
     run_campaign.check_host(parse(SMALL))  # it has no fault that needs one
     monkeypatch.setattr(run_campaign, "why_no_stub", lambda: "")
     run_campaign.check_host(parse(REGISTERS))

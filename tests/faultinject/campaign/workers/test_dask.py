@@ -116,6 +116,7 @@ def test_run_reports_the_remedy_when_there_is_no_scheduler(
 ) -> None:
     text = call(scratch, *begin(scratch, "--scheduler", "tcp://127.0.0.1:9"), code=ExitCode.FAILED)
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in text and "remedy:" in text
+    assert "error TV0531: " in text
     assert not began(scratch)
 
 

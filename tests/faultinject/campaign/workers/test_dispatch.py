@@ -133,6 +133,7 @@ def test_run_missions_fails_when_no_node_can_be_opened(store: Store, home: Path)
     ending, _ = run(store)
     assert (ending.why, ending.missions) == (StopReason.FAILED, 0)
     assert "no gdbstub" in ending.problem and ending.remedy == "install QEMU"
+    assert ending.error_code == "TV0532"
     assert not began(home)
 
 

@@ -17,6 +17,7 @@ from deploy.host.scratch import ScratchDirectory, processes_of, sweep_abandoned
 from faultinject.campaign.records import MissionPlan, NodeSpec
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.worker_process import WorkerLost, WorkerProcess
+from tests.errors import logs
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
 from tests.waiting import wait_until
@@ -57,11 +58,19 @@ def test_run_uses_one_process_for_all_missions(worker: WorkerProcess, home: Path
     assert not fake_guests(home)
 
 
+def test_worker_that_does_not_end_is_killed(worker: WorkerProcess, home: Path) -> None:
+    worker.run(Task(plan=mission(3)))
+    with logs("TV0537"):
+        worker.wait(0.01)  # it was not asked to end
+    wait_until(lambda: not fake_guests(home))
+
+
 def test_run_replaces_a_dead_worker_and_ends_its_guest(worker: WorkerProcess, home: Path) -> None:
     behave(home, die={"7": 1})
     with pytest.raises(WorkerLost, match="it ended without a report") as lost:
         worker.run(Task(plan=mission(7)))
     assert lost.value.how == "lost"
+    assert lost.value.error_code == "TV0530"
     assert not fake_guests(home)
     assert worker.run(Task(plan=mission(7), attempt=2)).row.attempt == 2
 
