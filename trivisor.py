@@ -109,6 +109,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "function",
         "Run F: check requests once on the host, not in each guest.",
     ),
+    "token": ("voter.commands.token", "token", "Make and revoke the tokens that clients need."),
     "service": ("voter.commands.service", "service", "Check a user-supplied service."),
     "explain": (
         "deploy.commands.explain",
@@ -151,6 +152,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "voter.core.vote.PolicyError": ExitCode.USAGE,
     "guests.service.ServiceError": ExitCode.USAGE,
     "voter.client.errors.TooLarge": ExitCode.USAGE,
+    "voter.client.errors.Unauthorized": ExitCode.USAGE,
     "voter.client.errors.NotExecuted": ExitCode.NO_MAJORITY,
     "voter.client.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
     "voter.client.errors.SessionExpired": ExitCode.NO_MAJORITY,

@@ -43,15 +43,22 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """Give a new empty directory, its path short enough for unix sockets; removed afterwards."""
-    path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+    path = _new_scratch()
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _new_scratch() -> Path:
+    """Make a directory that guests with users of their own can pass through."""
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+    path.chmod(0o711)
+    return path
 
 
 @pytest.fixture(scope="session")
 def shared_scratch() -> Iterator[Path]:
     """Give one such directory for the whole test run, for guests that tests share."""
-    path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+    path = _new_scratch()
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

@@ -24,6 +24,7 @@ import pytest
 from deploy.host.identity import identify
 from deploy.host.spawn import python_command, python_environment
 from tests.deploy.conftest import NASTY
+from tests.other_user import PROBE, run_as
 from tests.waiting import wait_until
 from voter.commands.terminal import ExitCode
 
@@ -512,3 +513,72 @@ def test_node_survives_a_full_disk_and_is_found_where_it_was_moved(small_disk: P
     finally:
         for each in (node, moved):
             each.run("down")
+
+
+def _credentials(pid: int) -> dict[str, list[str]]:
+    """The fields of a process's status in /proc, each as a list of words."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+
+
+def test_qemu_is_confined(node: Node) -> None:
+    """On every host: a seccomp filter, no way to more rights."""
+    for pid in node.guest_pids():
+        found = _credentials(pid)
+        assert found["Seccomp"] == ["2"]
+        assert found["NoNewPrivs"] == ["1"]
+        if node.status()["isolation"] is None:
+            assert int(found["CapEff"][0], 16) == int(found["CapPrm"][0], 16) == 0
+            assert found["Uid"][0] not in ("0", str(os.geteuid()))
+
+
+def test_guest_that_escapes_into_its_qemu_reaches_nothing_of_others(node: Node) -> None:
+    """A probe with the user, group and groups of guest 1's QEMU tries everything in reach.
+
+    It lacks QEMU's seccomp filter, so it may do more than a guest that escapes could.
+    """
+    status = node.status()
+    if status["isolation"] is not None:
+        assert os.geteuid() != 0 or "closed" not in status["isolation"], status["isolation"]
+        pytest.skip(status["isolation"])
+    node.put("before", "escape")
+    own, other, third = node.guest_pids()
+    directory, root = node.directory, node.directory / "r"
+    monitors = list((root / "lib/qemu").glob("domain-*/monitor.sock"))
+    assert len(monitors) == 3
+    (mine,) = (each for each in monitors if each.parent.name.endswith("-g1"))
+    files = [
+        *(directory / "journal").iterdir(),
+        *(directory / name for name in ("node.json", "running.json", "machines.json")),
+        *(directory / name for name in ("g2.qcow2", "g3.qcow2", "supervisor.log", "voter.log")),
+        *(each.parent / "master-key.aes" for each in monitors if each != mine),
+    ]
+    sockets = [
+        *(directory / name for name in ("control.sock", "supervisor.sock", "native.sock")),
+        *(directory / f"{guest}.{kind}" for guest in ("g2", "g3") for kind in ("link", "con")),
+        directory / "proxy.sock", directory / "g1.lie", directory / "g2.lie",
+        *(each for each in monitors if each != mine),
+    ]  # fmt: skip
+    processes = [other, third, status["voter"]["pid"], status["supervisor"]["pid"]]
+    attempts = [
+        ["list", str(directory)], ["list", str(directory / "journal")],
+        ["make", str(directory / "new")], ["make", str(root / "lib/qemu/new")],
+        *(["read", str(path)] for path in files), *(["write", str(path)] for path in files),
+        *(["write", str(directory / "image" / name)] for name in ("vmlinux", "initrd")),
+        *(["connect", str(path)] for path in sockets),
+        *([kind, str(pid)] for pid in processes for kind in ("kill", "attach")),
+        *(["read", f"/proc/{pid}/{name}"] for pid in processes for name in ("mem", "environ")),
+        *(["list", f"/proc/{pid}/fd"] for pid in processes),
+    ]  # fmt: skip
+    allowed = [["read", str(directory / "g1.qcow2")], ["write", str(directory / "g1.qcow2")],
+               ["read", str(directory / "image" / "initrd")], ["list", str(mine.parent)],
+               ["kill", str(own)]]  # fmt: skip
+    found = _credentials(own)
+    reached = json.loads(
+        run_as(
+            PROBE, json.dumps([*attempts, *allowed]), uid=int(found["Uid"][0]),
+            gid=int(found["Gid"][0]), groups=[int(group) for group in found["Groups"]],
+        )
+    )  # fmt: skip
+    assert reached == allowed
+    assert node.all_vote()

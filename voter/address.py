@@ -11,9 +11,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from voter.errors import AddressError
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Address", "Connector", "check_unix_path", "connect", "parse_address", "split_host_port"]
 
@@ -89,14 +92,17 @@ def parse_address(text: str) -> Address:
 
 
 async def connect(
-    address: Address, factory: Callable[[], asyncio.Protocol]
+    address: Address,
+    factory: Callable[[], asyncio.Protocol],
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> asyncio.BaseTransport:
-    """Connect to an address with asyncio.  Raises OSError."""
+    """Connect to an address with asyncio; with ``tls``, encrypted on TCP.  Raises OSError."""
     loop = asyncio.get_running_loop()
     if address.kind == "unix":
         return (await loop.create_unix_connection(factory, address.path))[0]
     if address.kind == "tcp":
-        transport, _ = await loop.create_connection(factory, address.host, address.port)
+        transport, _ = await loop.create_connection(factory, address.host, address.port, ssl=tls)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return transport
     ours, theirs = socket.socketpair()

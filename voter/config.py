@@ -16,7 +16,17 @@ from voter.core import Limits, Policy
 from voter.core.vote import PolicyError
 from voter.errors import ConfigError
 
-__all__ = ["Config", "Listen", "ReplicaConfig", "Timing", "load", "parse", "parse_strict"]
+__all__ = [
+    "Clients",
+    "Config",
+    "Listen",
+    "ReplicaConfig",
+    "Security",
+    "Timing",
+    "load",
+    "parse",
+    "parse_strict",
+]
 
 T = TypeVar("T")
 
@@ -66,6 +76,38 @@ class Timing(_Section, frozen=True, kw_only=True):
     function: Seconds = 1.0  # for F to answer; after that the request is refused
 
 
+class Security(_Section, frozen=True, kw_only=True):
+    """TLS and tokens for clients on TCP; paths are relative to the configuration's directory.
+
+    Files that change are read again within a second, except ``client_ca``.
+    """
+
+    certificate: str | None = None  # PEM: the server's certificate, then its chain: TLS only
+    key: str | None = None  # PEM: its private key, not encrypted, not readable by every user
+    client_ca: str | None = None  # PEM: clients must have a certificate of one of these authorities
+    tokens: str | None = None  # the file of `trivisor token`: clients must have one of these tokens
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both, or none")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs the server's own certificate and key")
+
+
+class Clients(_Section, frozen=True, kw_only=True):
+    """Limits on each client; without a value there is none.
+
+    A client is who sends requests: a token, a certificate, a user of the host or an address.
+    """
+
+    in_flight: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None  # requests under way
+    rate: Annotated[float, Meta(gt=0, le=1e6)] | None = None  # requests a second, on average
+    burst: Annotated[int, Meta(ge=1, le=1 << 20)] = 100  # requests at once, with a rate
+    connections: Annotated[int, Meta(ge=1, le=1 << 20)] | None = (
+        None  # open ones from one address, on each front end
+    )
+
+
 class JournalConfig(_Section, frozen=True, kw_only=True):
     """Where the journal is kept."""
 
@@ -87,6 +129,8 @@ class Config(_Section, frozen=True, kw_only=True):
     )
     listen: Listen = Listen()  # addresses
     limits: Limits = Limits()  # bounds on memory and waiting
+    clients: Clients = Clients()  # limits on each client
+    security: Security = Security()  # TLS and tokens
     timing: Timing = Timing()  # timeouts
     journal: JournalConfig | None = None  # without it nothing survives the voter
     durability: Literal["fsync", "os", "none"] | None = None  # if not set: fsync with a journal

@@ -12,21 +12,24 @@ POST /replicas/NAME/expel     take a replica out of the vote; body ``{"reason": 
 GET /livez, /readyz, /metrics as on the HTTP front end
 ============================= ===================================================================
 
-Errors are problems (``voter.frontend.problem``).
+Only root, the voter's user, the owner of the socket's file and a group to which it is open may use
+it; others get 403.  Errors are problems (``voter.frontend.problem``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from guests import compiled
 from guests.protocol.message import Reply
+from voter import log
 from voter.config import Timing
 from voter.core import events as ev
 from voter.frontend.connection import HttpConnection, HttpFrontEnd
@@ -34,7 +37,11 @@ from voter.frontend.problem import problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
 from voter.runner import Runner
+from voter.sockets import Trusted
 from voter.trace import LATENCY_BOUNDS, UnknownRequest
+
+if TYPE_CHECKING:
+    from voter.access import Access
 
 __all__ = ["VoterControlServer", "describe"]
 
@@ -67,16 +74,33 @@ class VoterControlServer(HttpFrontEnd):
         runner: Runner,
         stop: Callable[[], object],
         listening: Sequence[tuple[str, object]] = (),
+        access: Access | None = None,
     ) -> None:
-        """``stop`` ends the voter; ``listening`` are names and addresses of its sockets."""
+        """``stop`` ends the voter; ``listening`` are names and addresses of its sockets.
+
+        ``access`` is that of the front ends, to be described: this socket's is by user.
+        """
         super().__init__(Timing(), BODY_LIMIT)
         self._listening = listening
+        self._described = access
+        self._trusted = Trusted(frozenset(), None)
         self._stop = stop
         self._runner = runner
         self._reserved = Reserved(runner)
 
+    async def serve(self, sock: socket.socket) -> None:
+        """Serve one listening socket, for those whom its file admits now (``Trusted``)."""
+        self._trusted = Trusted.of(sock)
+        await super().serve(sock)
+
     def handle(self, connection: HttpConnection, request: HttpRequest) -> None:
         """Answer one call."""
+        peer = connection.peer
+        if peer is not None and not self._trusted.admits(peer):
+            log.info("control refused", pid=peer.pid, uid=peer.uid, path=request.target[:200])
+            text = f"uid {peer.uid} may not use this socket: only {self._trusted} may"
+            connection.refuse(403, text)
+            return
         method = request.method
         path, _, query = request.target.partition("?")
         parts = path.split("/")[1:]
@@ -97,6 +121,7 @@ class VoterControlServer(HttpFrontEnd):
                 "started": _STARTED,
                 "listening": self._listening,
                 "waiting": self._runner.waiting,
+                "security": self._described.describe() if self._described is not None else None,
                 "compiled": compiled.COMPILED,
                 "not_compiled_because": compiled.REASON,
             }

@@ -20,15 +20,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from voter import config as configuration
 from voter import log
 from voter.address import Connector, connect
-from voter.config import Config
+from voter.config import Config, Security
 from voter.control import VoterControlServer
 from voter.core.resume import Past
-from voter.errors import JournalError, VoterError
+from voter.errors import CertificateError, JournalError, VoterError
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
 from voter.frontend.serving import FrontEnd
@@ -37,7 +37,10 @@ from voter.notify import Notifier
 from voter.runner import Clock, Runner
 from voter.sockets import listening
 
-__all__ = ["Outside", "main", "serve"]
+if TYPE_CHECKING:
+    from voter.access import Access
+
+__all__ = ["Outside", "main", "runner_class", "serve"]
 
 GC_THRESHOLDS = (20_000, 20, 50)
 """Thresholds of the garbage collector: reference counts free nearly all that a request leaves."""
@@ -52,13 +55,15 @@ Sockets = Sequence[tuple[str, socket.socket]]
 class Outside(NamedTuple):
     """What the voter needs from its environment; a simulation passes its own.
 
-    ``files`` is the journal's directory; None without durability.
+    ``files`` is the journal's directory; None without durability.  ``access``: who may use TCP;
+    None: everybody.
     """
 
     clock: Clock
     connector: Connector
     random64: Callable[[], int]
     files: Files | None
+    access: Access | None = None
 
     @classmethod
     def real(cls, config: Config, base: Path) -> Outside:
@@ -67,7 +72,17 @@ class Outside(NamedTuple):
         if config.journal is not None and config.durable != "none":
             files = Directory(base / config.journal.directory)
         clock = Clock(time.monotonic, time.time_ns)
-        return cls(clock, connect, lambda: secrets.randbits(64), files)
+        access = _access(config, base)
+        return cls(clock, connect, lambda: secrets.randbits(64), files, access)
+
+
+def _access(config: Config, base: Path) -> Access | None:
+    """Return who may use TCP; its code is loaded only if needed.  Raises ConfigError."""
+    if config.security == Security():
+        return None
+    from voter.access import Access  # noqa: PLC0415
+
+    return Access(config.security, base)
 
 
 def _raise_descriptor_limit() -> None:
@@ -77,20 +92,25 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _runner_class(config: Config) -> type[Runner]:
-    """Return the runner's class; the code of the authorizer is loaded only with a function."""
-    if config.function is None:
-        return Runner
-    from voter.authorizer import AuthorizingRunner  # noqa: PLC0415
+def runner_class(config: Config) -> type[Runner]:
+    """Return the runner's class; the code of authorizer and limits is loaded only if needed."""
+    kind = Runner
+    if config.function is not None:
+        from voter.authorizer import AuthorizingRunner  # noqa: PLC0415
 
-    return AuthorizingRunner
+        kind = AuthorizingRunner
+    if config.clients.in_flight is not None or config.clients.rate is not None:
+        from voter.client_limits import limiting  # noqa: PLC0415
+
+        kind = limiting(kind)
+    return kind
 
 
 async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | None]:
     """Return the runner; with a journal it continues from what that holds."""
     durability = config.durable
     if outside.files is None or config.journal is None or durability == "none":
-        return _runner_class(config)(config, *outside[:3]), None
+        return runner_class(config)(config, *outside[:3]), None
     runner: Runner
 
     def synced(position: int) -> None:
@@ -110,7 +130,7 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         on_full=filled,
     )
     identity = found.identity
-    runner = _runner_class(config)(config, *outside[:3], secret=identity.key)
+    runner = runner_class(config)(config, *outside[:3], secret=identity.key)
     service = None
     if identity.service is not None and identity.state_format is not None:
         service = (identity.service, identity.state_format)
@@ -134,9 +154,11 @@ async def serve(
     notifier = notifier or Notifier()
     notifier.send("STATUS=Reading the journal")
     runner, journal = await _prepare(config, outside)
-    native = NativeServer(runner)
+    access = outside.access
+    native = NativeServer(runner, access)
     addresses = [(name, sock.getsockname()) for name, sock in sockets]
-    http, control = HttpServer(runner), VoterControlServer(runner, stop.set, addresses)
+    http = HttpServer(runner, access)
+    control = VoterControlServer(runner, stop.set, addresses, access)
     roles: dict[str, FrontEnd] = {
         "http": http, "native": native, "native-unix": native, "control": control
     }  # fmt: skip
@@ -148,6 +170,8 @@ async def serve(
         await roles[name].serve(sock)
         address = sock.getsockname()
         log.info("listening", socket=name, address=address)
+    if access is not None:
+        access.watch(native.recheck)
     gc.collect()
     gc.freeze()  # what exists now stays: collections need not scan it
     gc.set_threshold(*GC_THRESHOLDS)
@@ -161,6 +185,8 @@ async def serve(
                 async with asyncio.timeout(STOP_PATIENCE):
                     await runner.drained()
     finally:
+        if access is not None:
+            access.stop()
         for server in (http, native, control):
             await server.stop()
         running.cancel()
@@ -198,6 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = configuration.load(options.config)
         if options.check:
+            access = _access(config, options.config.parent)
+            if access is not None and access.problem:
+                raise CertificateError(access.problem)
             return 0
         _raise_descriptor_limit()
         notifier = Notifier.of_this_process()

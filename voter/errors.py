@@ -2,6 +2,8 @@
 
 VoterError
 ├── ConfigError    a configuration that cannot be used; names the key and its line
+│   ├── CertificateError  a certificate or key that cannot be used
+│   └── TokensError       a file of tokens that cannot be used
 ├── AddressError   a link or listening address that cannot be used
 │   ├── ListenError     it is in use, or not allowed
 │   └── InheritedError  a socket or variable that a service manager passed cannot be used
@@ -16,9 +18,13 @@ from __future__ import annotations
 from guests.errors import CodedError
 
 __all__ = [
-    "AddressError", "ConfigError", "ForeignJournal", "InheritedError", "JournalDamaged",
-    "JournalError", "ListenError", "VoterError",
-]  # fmt: skip
+    "AddressError",
+    "CertificateError",
+    "ConfigError",
+    "JournalError",
+    "TokensError",
+    "VoterError",
+]
 
 
 class VoterError(CodedError):
@@ -29,6 +35,18 @@ class ConfigError(VoterError):
     """A configuration that cannot be used."""
 
     error_code = "TV0201"
+
+
+class CertificateError(ConfigError):
+    """A certificate, a key or an authority that cannot be used."""
+
+    error_code = "TV0973"
+
+
+class TokensError(ConfigError):
+    """A file of tokens that cannot be used."""
+
+    error_code = "TV0974"
 
 
 class AddressError(VoterError, ValueError):

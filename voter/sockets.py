@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import stat
+import struct
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -19,10 +20,14 @@ __all__ = [
     "FIRST_FD",
     "KINDS",
     "Listening",
+    "Peer",
+    "Trusted",
     "inherited",
     "listen_tcp",
     "listen_unix",
     "listening",
+    "origin_of",
+    "peer_of",
 ]
 
 FIRST_FD = 3
@@ -144,6 +149,81 @@ def _check(name: str, sock: socket.socket) -> None:
         raise InheritedError(
             f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}"
         )
+
+
+class Peer(NamedTuple):
+    """The process that connected to a unix socket, as the kernel reported it at that moment."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Return the process at the other end of a unix socket.  Raises OSError."""
+    size = _CREDENTIALS.size
+    pid, uid, gid = _CREDENTIALS.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    groups = b""
+    with contextlib.suppress(OSError):  # a user with more groups has only the first
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUP.size * MOST_GROUPS)
+    return Peer(pid, uid, frozenset([gid, *(each for (each,) in _GROUP.iter_unpack(groups))]))
+
+
+_CREDENTIALS = struct.Struct("3i")
+_GROUP = struct.Struct("I")
+_SO_PEERGROUPS = 59
+"""Linux 4.13; Python has no name for it."""
+MOST_GROUPS = 256
+"""Groups of a user that are read: Python's limit on such an option is 1,024 bytes."""
+
+
+class Trusted(NamedTuple):
+    """Who may use a control socket: root, this process's user, the owner of the socket's file, and
+    the file's group if it could connect when the socket was made.
+
+    The kernel checks the file's mode.  This is a second lock, for a file that somebody opens up.
+    """
+
+    uids: frozenset[int]
+    group: int | None
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> Trusted:
+        """Return who may use a listening socket; root and this user only if its file is gone."""
+        found = None
+        with contextlib.suppress(OSError, ValueError):
+            found = os.stat(sock.getsockname())
+        uids = {0, os.geteuid()} | ({found.st_uid} if found is not None else set())
+        shared = found is not None and found.st_mode & stat.S_IWGRP
+        return cls(frozenset(uids), found.st_gid if found is not None and shared else None)
+
+    def admits(self, peer: Peer) -> bool:
+        """Return whether a process may use it."""
+        return peer.uid in self.uids or self.group in peer.groups
+
+    def __str__(self) -> str:
+        """Return who may use it, for a message."""
+        users = ", ".join(f"uid {uid}" for uid in sorted(self.uids - {0}))
+        return f"root{', ' * bool(users)}{users}" + (
+            f" and the group with gid {self.group}" if self.group is not None else ""
+        )
+
+
+def origin_of(sock: socket.socket) -> str:
+    """Return who connected, for limits on clients: ``uid:N``, an IPv4 address or an IPv6 network.
+
+    One client usually has all 2**64 addresses of an IPv6 network.
+    """
+    if sock.family == socket.AF_UNIX:
+        return f"uid:{peer_of(sock).uid}"
+    host: str = sock.getpeername()[0]
+    if sock.family != socket.AF_INET6:
+        return host
+    return socket.inet_ntop(
+        socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8] + bytes(8)
+    )
 
 
 class Listening(NamedTuple):

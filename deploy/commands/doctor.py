@@ -112,6 +112,7 @@ def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Calla
             checks["state directory"] = lambda: _directory(
                 "state directory", layout.directory, option="--dir"
             )
+        checks["guests' users"] = lambda: _isolation(layout.directory, connect)
         checks["cache"] = lambda: _directory("cache", cache, option="$TRIVISOR_CACHE")
         checks["socket paths"] = lambda: _socket_paths(layout)
         at_hand = packages_at_hand(cache / "images")
@@ -131,6 +132,18 @@ def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Calla
         "libvirt": partial(_for_own_node, partial(_libvirt, connect), system),
         "KVM": _accelerator,
     }
+
+
+def _isolation(directory: Path, connect: str) -> HostCheck:
+    """Report whether a guest that breaks out of its QEMU would reach the others'."""
+    from deploy.machine.account import obstacle  # noqa: PLC0415
+
+    why = obstacle(directory, embedded=connect == EMBED)
+    if not why:
+        return _ok("guests' users", "each guest's QEMU runs as a user of its own")
+    if os.geteuid() != 0:
+        return _ok("guests' users", why)
+    return _warning("guests' users", why, "see docs/security.md")
 
 
 def _system() -> HostCheck:

@@ -19,6 +19,7 @@ from voter.commands.parameters import (
     ListenAddress,
     Number,
     VotePolicy,
+    existing_file,
     node_directory,
 )
 from voter.commands.terminal import CommandError, ExitCode, default_directory, warn
@@ -30,6 +31,7 @@ __all__ = [
     "StepPrinter",
     "agree_on_guests",
     "boot_deadline_option",
+    "client_options",
     "connect_option",
     "directory_option",
     "find_service",
@@ -124,6 +126,48 @@ _NODE_OPTIONS = (
 def node_options(command: T) -> T:
     """Give a command the options of a node that `up` and `deploy` have."""
     for option in reversed(_NODE_OPTIONS):
+        command = option(command)
+    return command
+
+
+_CLIENT_OPTIONS = (
+    click.option(
+        "--tls-certificate",
+        type=existing_file(),
+        help="Speak TLS on TCP: certificate and chain (PEM).",
+    ),
+    click.option("--tls-key", type=existing_file(), help="Its private key (PEM, not encrypted)."),
+    click.option(
+        "--tls-client-ca",
+        type=existing_file(),
+        help="Clients on TCP need a certificate of an authority in this file (PEM).",
+    ),
+    click.option(
+        "--tokens",
+        type=existing_file(),
+        help="Clients on TCP need a token of this file (see `trivisor token`).",
+    ),
+    click.option(
+        "--client-rate",
+        type=Number(0, 1e6, "requests a second", above=True),
+        help="Requests a second of one client, on average; bursts of 100 are allowed.",
+    ),
+    click.option(
+        "--client-in-flight",
+        type=Integer(1, 1 << 20),
+        help="Requests of one client that may be under way.",
+    ),
+    click.option(
+        "--client-connections",
+        type=Integer(1, 1 << 20),
+        help="Connections from one address to each front end.",
+    ),
+)
+
+
+def client_options(command: T) -> T:
+    """Give a command the options on who may connect, and how much one client may ask."""
+    for option in reversed(_CLIENT_OPTIONS):
         command = option(command)
     return command
 

@@ -163,7 +163,8 @@ def _words(option: click.Option, key: str, value: Any, wrong: Any) -> list[str]:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise wrong(key, f"{key}: {value!r} is neither a text nor a number")
     path = str(value).removeprefix("unix:") if option.name == "function" else str(value)
-    is_path = option.name in ("content", "key") or path.endswith(".py") or path != str(value)
+    files = isinstance(option.type, click.Path)
+    is_path = files or path.endswith(".py") or path != str(value)
     if is_path and not os.path.isabs(path):
         raise wrong(key, f"{key}: {value!r} is not an absolute path")
     return [f"{option.opts[0]}={value}"]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["guest_table", "status"]
 
+EXPIRES_SOON = 14
+"""Days before a certificate's end from which `status` asks to renew it."""
 RETURN_TIMEOUT = 5.0
 """Seconds to wait for the watchdog to restart a killed supervisor."""
 
@@ -106,7 +108,9 @@ def _show(state: dict[str, Any]) -> None:
     out = console()
     word = state["status"] if state["phase"] == "up" else state["phase"]
     colour = {"ready": "green", "degraded": "yellow", "starting": "yellow"}.get(word, "red")
-    address = f"http://{state['http']}/" if state["http"] else "no address yet"
+    security = state.get("security") or {}
+    scheme = "https" if security.get("tls") else "http"
+    address = f"{scheme}://{state['http']}/" if state["http"] else "no address yet"
     out.print(
         f"[{colour}]{word}[/]: vote {state['vote']}, service {escape(state['service'])}, {address}"
     )
@@ -115,6 +119,10 @@ def _show(state: dict[str, Any]) -> None:
     if state["connect_problem"]:
         out.print(f"[red]libvirt:[/] {escape(state['connect_problem'])}; repairs wait for it")
     out.print(f"voter: {escape(_voter_line(state['voter']))}")
+    own = "each guest's QEMU has a user of its own"
+    out.print(f"isolation: {escape(state['isolation'] or own)}", highlight=False)
+    if security:
+        out.print(f"clients: {escape(_security_line(security))}")
     durability = state["durability"]
     out.print(f"durability: {durability['kind']} ({durability['promise']})")
     if durability["journal"]:
@@ -150,6 +158,20 @@ def _voter_line(voter: dict[str, Any]) -> str:
     elif voter["pid"]:
         facts.append("does not answer yet")
     return ", ".join(facts) + (f" - {voter['problem']}" if voter["problem"] else "")
+
+
+def _security_line(security: dict[str, Any]) -> str:
+    facts = []
+    if security["tls"]:
+        days = security["certificate_expires_in_days"]
+        ends = "" if days is None else f", expires in {days:.0f} days"
+        asked = " and asks for the client's" if security["client_certificates"] else ""
+        facts.append(f"TLS, shows a certificate{asked}{ends}")
+        if days is not None and days < EXPIRES_SOON:
+            facts.append("RENEW the certificate now")
+    if security["tokens"] is not None:
+        facts.append(_count(security["tokens"], "token"))
+    return "; ".join(facts) + (f" - {security['problem']}" if security["problem"] else "")
 
 
 def _code(compiled: bool) -> str:

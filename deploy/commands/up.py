@@ -12,6 +12,7 @@ from deploy.commands.dashboard import new_link, show_link
 from deploy.commands.options import (
     StepPrinter,
     agree_on_guests,
+    client_options,
     connect_option,
     directory_option,
     find_service,
@@ -27,7 +28,7 @@ from voter.commands.parameters import (
     existing_directory,
     existing_file,
 )
-from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
+from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
     from voter.core import Policy
@@ -52,6 +53,7 @@ __all__ = ["make_settings", "up"]
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
+@client_options
 @click.option("--accept-service", is_flag=True,
               help="Continue from a journal that a former version of it wrote.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Delete this directory's old journal first.")
@@ -76,6 +78,7 @@ def up(
     layout = layout_of(directory)
     layout.refuse_system("systemctl start trivisor")
     settings = make_settings(**options)
+    _warn_of_open_ports(settings)
     quiet_logs()
     progress = StepPrinter(quiet=as_json)
     if fresh:
@@ -85,7 +88,7 @@ def up(
     if as_json:
         print_json(status)
     else:
-        progress(f"ready: {status['vote']} at http://{status['http']}/")
+        progress(f"ready: {status['vote']} at {settings.scheme}://{status['http']}/")
         progress(f"durability {status['durability']['kind']}: {status['durability']['promise']}")
         console().print(guest_table(status))
         if status["dashboard"] is not None:
@@ -111,6 +114,13 @@ def make_settings(  # noqa: PLR0913 - one for each option
     follow: Literal["auto", "on", "off"],
     function: str | None,
     key: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    tokens: Path | None,
+    client_rate: float | None,
+    client_in_flight: int | None,
+    client_connections: int | None,
 ) -> Settings:
     """Return the settings that these options of `up` mean.
 
@@ -119,6 +129,14 @@ def make_settings(  # noqa: PLR0913 - one for each option
     if content is not None and service != "static":
         raise click.UsageError(f"--content is for --service static, not for {service!r}")
     policy = agree_on_guests(guests, vote)
+    paths = {
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "tokens": tokens,
+    }
+    files = {name: str(path.absolute()) if path else None for name, path in paths.items()}
+    _check_security(files)
     return Settings(
         guests=policy.of,
         vote=str(policy),
@@ -137,7 +155,60 @@ def make_settings(  # noqa: PLR0913 - one for each option
         follow=follow,
         function=_function(function, key),
         key=str(key.absolute()) if key is not None else None,
+        **files,
+        client_rate=client_rate,
+        client_in_flight=client_in_flight,
+        client_connections=client_connections,
     )
+
+
+def _check_security(files: dict[str, str | None]) -> None:
+    """Raise CommandError, ConfigError if clients on TCP could not use these files."""
+    if not any(files.values()):
+        return
+    from voter.access import Access  # noqa: PLC0415 - slow
+    from voter.config import Security  # noqa: PLC0415
+    from voter.errors import CertificateError  # noqa: PLC0415
+
+    if files["tls_certificate"] and not files["tls_key"]:
+        raise click.UsageError("--tls-certificate needs --tls-key, the file with its private key")
+    try:
+        security = Security(
+            certificate=files["tls_certificate"],
+            key=files["tls_key"],
+            client_ca=files["tls_client_ca"],
+            tokens=files["tokens"],
+        )
+    except ValueError as error:
+        raise click.UsageError(
+            "--tls-key and --tls-client-ca need --tls-certificate, the server's own"
+        ) from error
+    access = Access(security, Path("/"))
+    if access.problem:
+        raise CertificateError(access.problem)
+
+
+def _warn_of_open_ports(settings: Settings) -> None:
+    """Warn if other hosts can connect, and nobody has to prove who he is."""
+    if settings.tls_client_ca is not None or settings.tokens is not None:
+        if settings.tls_certificate is None and not _is_local(settings.http, settings.native):
+            warn(
+                "warning TV0976: tokens are sent unencrypted to other hosts: use --tls-certificate "
+                "and --tls-key"
+            )
+    elif not _is_local(settings.http, settings.native):
+        warn(
+            "warning TV0976: every host that reaches this one can read and write: use --tokens or "
+            "--tls-client-ca, with --tls-certificate (docs/security.md)"
+        )
+
+
+def _is_local(*addresses: str | None) -> bool:
+    """Return whether only this host can connect to the addresses."""
+    from voter.address import split_host_port  # noqa: PLC0415
+
+    hosts = [split_host_port(address)[0] for address in addresses if address is not None]
+    return all(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
 
 
 def _delete_journal(layout: Layout, progress: StepPrinter, *, confirm: bool) -> None:

@@ -179,7 +179,10 @@ def _grouped(pid: int) -> bool:
 
 def _may_raise(pid: int, nice: int) -> bool:
     """Return whether this process may set threads with a higher nice value back to `nice`."""
-    limit, _ = resource.prlimit(pid, resource.RLIMIT_NICE)  # counts from 1 for 19 to 40 for -20
+    try:
+        limit, _ = resource.prlimit(pid, resource.RLIMIT_NICE)  # from 1 for 19 to 40 for -20
+    except PermissionError:  # another user's: then the capability decides
+        limit = 0
     if limit == resource.RLIM_INFINITY or limit >= 20 - nice:
         return True
     status = Path("/proc/thread-self/status").read_text()

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from deploy.errors import HypervisorFailed
+from deploy.machine.account import Account
 from deploy.machine.hypervisor import Domain, RunState, finish
+from deploy.machine.spec import GuestSpec
 
 __all__ = ["debug_stub", "monitor_word", "stub_device", "why_no_stub"]
 
@@ -57,21 +60,30 @@ def why_no_stub(emulator: str = _EMULATOR) -> str:
 
 @contextlib.asynccontextmanager
 async def debug_stub(
-    domain: Domain, path: Path, *, alive: Callable[[], bool]
-) -> AsyncIterator[None]:
-    """Have a running domain's stub listen on the unix socket ``path`` until the block ends.
+    domain: Domain, guest: GuestSpec, account: Account | None, alive: Callable[[], bool]
+) -> AsyncIterator[Path]:
+    """Have a running domain's stub listen on a unix socket until the block ends; yield its path.
 
-    Afterwards the CPU runs or not as before, unless the domain is no longer ``alive``.  Raises
-    HypervisorFailed if QEMU has no stub.
+    It is in a directory made for that: a QEMU with a user of its own (``account``) may write
+    nowhere else.  The CPU stops when a debugger connects.  Afterwards it runs or not as before,
+    unless the domain is no longer ``alive``.  Raises HypervisorFailed if QEMU has no stub.
     """
     ran = await _runs(domain)
-    answer = await domain.monitor(f"gdbserver {monitor_word(stub_device(path))}", timeout=_TIMEOUT)
-    if not answer.startswith("Waiting for gdb"):
-        raise HypervisorFailed(f"QEMU has no debug stub at {path}: {answer}", error_code="TV0534")
+    place = Path(guest.console_socket).with_suffix(".gdb")
+    path = place / "s"
+    place.mkdir(mode=0o700, exist_ok=True)
     try:
-        yield
+        if account is not None and account.own:
+            os.chown(place, account.uid, account.gid)
+        command = f"gdbserver {monitor_word(stub_device(path))}"
+        answer = await domain.monitor(command, timeout=_TIMEOUT)
+        if not answer.startswith("Waiting for gdb"):
+            raise HypervisorFailed(
+                f"QEMU has no debug stub at {path}: {answer}", error_code="TV0534"
+            )
+        yield path
     finally:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
         if alive():  # otherwise the stub ended with QEMU
             await finish(_end(domain, ran=ran))
 

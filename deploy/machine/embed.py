@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import stat
 from pathlib import Path
 from urllib.parse import quote
 
@@ -113,7 +114,8 @@ def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
     """
     for name in _DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
-    root.chmod(0o700)
+    if stat.S_IMODE(root.stat().st_mode) != 0o710:  # with that the guests' users pass through it
+        root.chmod(0o700)
     conf = root / "etc" / "qemu.conf"
     conf.parent.mkdir(exist_ok=True)
     write_whole(conf, _CONF.format(uid=os.geteuid(), gid=os.getegid()).encode())

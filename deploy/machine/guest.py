@@ -23,6 +23,7 @@ import structlog
 from deploy.errors import GuestEnded, GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
 from deploy.host.priority import Yielding
 from deploy.machine import qemu
+from deploy.machine.account import Account, confine
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
 from deploy.machine.console import Console
 from deploy.machine.debug_stub import debug_stub
@@ -65,7 +66,7 @@ class Guest:
         spec: GuestSpec,
         *,
         node_uuid: str,
-        run_as: str | None = None,
+        account: Account | None = None,
         boot_deadline: float = BOOT_DEADLINE,
     ) -> None:
         self.spec = spec
@@ -74,7 +75,8 @@ class Guest:
         self.clean = False  # whether its disk holds the clean snapshot
         self._boot_deadline = boot_deadline
         self._hypervisor: Hypervisor | None = None
-        self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
+        self._account = account
+        self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=account and account.label)
         self._domain: Domain | None = None
         self._process: qemu.QemuProcess | None = None
         self._yielding = Yielding(spec.nice)
@@ -168,8 +170,7 @@ class Guest:
         self._ending = why
         try:
             self._process.kill()
-        except PermissionError:
-            # A system libvirt's QEMU belongs to another user: libvirt can end it.
+        except PermissionError:  # a system libvirt's QEMU, of another user: libvirt can end it
             if self._domain is not None:
                 await self._domain.destroy()
         await self._process.wait()
@@ -214,15 +215,14 @@ class Guest:
 
     @contextlib.asynccontextmanager
     async def debug_stub(self) -> AsyncIterator[Path]:
-        """Have QEMU's debug stub listen on a unix socket, which is yielded, until the block ends.
+        """Have QEMU's debug stub listen on a unix socket: see `debug_stub.debug_stub`.
 
-        Its CPU stops when a debugger connects; afterwards it runs or not as before.  Raises
-        WrongState unless it is READY or PAUSED, HypervisorFailed if QEMU has no stub.
+        Raises WrongState unless it is READY or PAUSED, HypervisorFailed if QEMU has no stub.
         """
-        path = Path(self.spec.console_socket).with_suffix(".gdb")
         async with self._lock:
             self._require(GuestState.READY, GuestState.PAUSED)
-            async with debug_stub(self._running_domain(), path, alive=lambda: self.pid is not None):
+            domain, alive = self._running_domain(), lambda: self.pid is not None
+            async with debug_stub(domain, self.spec, self._account, alive) as path:
                 yield path
 
     async def adopt(self, domain: Domain, pid: int) -> None:
@@ -240,7 +240,7 @@ class Guest:
             if self.pid is None:
                 raise GuestEnded(f"guest {self.name} ended as it was adopted")
             self.clean = True
-            # Its former owner may have ended before it set the priority, or while it was lowered.
+            # Its former owner may have ended with another priority set.
             await self._yielding.end(pid)
             self._set(
                 GuestState.PAUSED if state is RunState.PAUSED else GuestState.READY, "adopted"
@@ -259,8 +259,7 @@ class Guest:
             await self.kill("ended")  # a restore may have started it again
             try:
                 await self._clear_away()
-            except HypervisorFailed as error:
-                # Its QEMU has ended.  That libvirt is slow to notice must not leave files behind.
+            except HypervisorFailed as error:  # its QEMU has ended, and must leave no files
                 self._warn("libvirt keeps an ended guest", "TV0124", error)
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")
@@ -386,11 +385,12 @@ class Guest:
             if (pid := qemu.find_qemu(self.spec.uuid, disk=Path(self.spec.disk))) is None:
                 raise ProcessLookupError("its QEMU is not found")
             process = self._watch(domain, pid)
+            confine(self.spec, self._account)
             await self._listen_to_console()
         except OSError as error:
             raise GuestEnded(f"guest {self.name} ended as it started: {error}") from error
         await self._yielding.started(pid)
-        qemu.limit_file_size(pid, memory_mib=self.spec.memory_mib)
+        qemu.limit_file_size(pid, memory_mib=self.spec.memory_mib, account=self._account)
         return process
 
     async def _clear_away(self) -> None:

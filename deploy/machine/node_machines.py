@@ -7,14 +7,11 @@ the node's: the record in the directory, libvirt's metadata and QEMU's command l
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import stat
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -28,6 +25,7 @@ from deploy.errors import (
 )
 from deploy.host.files import check_path, check_socket_paths, sweep_links
 from deploy.machine.accel import read_facts
+from deploy.machine.account import account_of, open_to_guests
 from deploy.machine.domain_xml import owner_in_xml
 from deploy.machine.embed import keep_capabilities
 from deploy.machine.guest import Guest
@@ -145,8 +143,7 @@ class NodeMachines:
             self._host = (await read_facts()).snapshots
             self._loadable = record is not None and record.host == self._host
             self._record_clean(clean)
-            if _account(self.spec) is not None:
-                _share_directory(self._directory)
+            open_to_guests(self.spec)
             await self._open(progress, patient=take_over)
             return await self._bring_all(clean, progress, take_over=take_over)
         except BaseException:
@@ -200,7 +197,7 @@ class NodeMachines:
             guest = self._guests[spec.name] = Guest(
                 spec,
                 node_uuid=self.spec.uuid,
-                run_as=_account(self.spec),
+                account=account_of(self.spec, spec),
                 boot_deadline=self.spec.boot_deadline,
             )
             guest.subscribe(self._forward)
@@ -384,26 +381,6 @@ class NodeMachines:
 
 async def _is_ours(domain: Domain, node: NodeSpec, guest: GuestSpec) -> bool:
     return owner_in_xml(await domain.xml()) == (node.uuid, guest.name)
-
-
-def _account(spec: NodeSpec) -> str | None:
-    """Return the account as which a system libvirt runs our QEMUs: this process's."""
-    if spec.embedded or not urlsplit(spec.uri).path.endswith("/system"):
-        return None
-    directory = Path(spec.directory)  # its group may connect to the guests
-    shared = directory.exists() and directory.stat().st_mode & stat.S_ISGID
-    return f"+{os.geteuid()}:+{directory.stat().st_gid if shared else os.getegid()}"
-
-
-def _share_directory(directory: Path) -> None:
-    """Give the sockets in a directory its group: a system libvirt makes them as root.
-
-    They are writable to their group, so this user can connect.  The directory stays closed.
-    """
-    mode = stat.S_IMODE(directory.stat().st_mode)
-    if not mode & stat.S_ISGID:
-        os.chown(directory, -1, os.getegid())
-        directory.chmod(mode | stat.S_ISGID)
 
 
 def _files(spec: NodeSpec) -> list[Path]:

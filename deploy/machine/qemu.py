@@ -13,6 +13,7 @@ import os
 import resource
 import select
 import signal
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from deploy.errors import CannotRunHere, HypervisorFailed
 from deploy.host.install import how_to_install
 from deploy.host.search import other_pids, running_qemus, uses_disk
 from deploy.host.spawn import become_subreaper
+from deploy.machine.account import Account, run_as
 
 __all__ = [
     "QemuProcess",
@@ -130,15 +132,19 @@ def ram_file(pid: int, *, size: int) -> Path:
     raise FileNotFoundError(f"QEMU {pid} has no shared memory file of {size} bytes")
 
 
-def limit_file_size(pid: int, *, memory_mib: int) -> None:
+def limit_file_size(pid: int, *, memory_mib: int, account: Account | None = None) -> None:
     """Have the kernel end a QEMU that writes a file longer than its guest's snapshot can be.
 
-    Without a limit, a guest that makes QEMU log errors endlessly would fill the disk.
+    Without a limit, a guest that makes QEMU log errors endlessly would fill the disk.  `account` is
+    that of QEMU, if it is not this process's: in many containers root may not limit other users.
     """
     limit = (2 * memory_mib + _FILE_SLACK_MIB) << 20
     try:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
-    except OSError as error:
+        if account is None or not account.own:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
+        else:
+            run_as(account, "prlimit", f"--pid={pid}", f"--fsize={limit}")
+    except (OSError, subprocess.CalledProcessError) as error:
         _log.warning(
             "cannot limit the size of a guest's files",
             pid=pid,
@@ -179,6 +185,7 @@ async def make_snapshot_disk(path: Path) -> None:
             f"cannot make {path}: {errors.decode(errors='replace').strip()}", error_code="TV0121"
         )
     os.truncate(path, -(-path.stat().st_size // _SECTOR) * _SECTOR)
+    path.chmod(0o600)  # it will hold the guest's memory
 
 
 def suits_io_uring(disk: Path) -> bool:

@@ -83,6 +83,27 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
         journal = layout.journal.name if inside else str(layout.journal)
         lines += ["", "[journal]", f"directory = {toml_value(journal)}"]
         lines.append(f"node = {toml_value(node)}")
+    for section, values in (
+        (
+            "security",
+            {
+                "certificate": settings.tls_certificate,
+                "key": settings.tls_key,
+                "client_ca": settings.tls_client_ca,
+                "tokens": settings.tokens,
+            },
+        ),
+        (
+            "clients",
+            {
+                "rate": settings.client_rate,
+                "in_flight": settings.client_in_flight,
+                "connections": settings.client_connections,
+            },
+        ),
+    ):
+        given = [f"{key} = {toml_value(each)}" for key, each in values.items() if each is not None]
+        lines += ["", f"[{section}]", *given] if given else []
     if settings.slowness > 1:
         lines += ["", "[limits]", f"hang = {Limits().hang * settings.slowness}"]
     for name, link in links.items():

@@ -91,6 +91,18 @@ class Settings(_Record, frozen=True, kw_only=True):
     follow: Literal["auto", "on", "off"] = "auto"  # which guests get their orders in batches
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest
+    tls_certificate: str | None = None  # files for clients on TCP: see voter.config.Security
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    tokens: str | None = None
+    client_rate: Annotated[float, msgspec.Meta(gt=0, le=1e6)] | None = None  # requests a second
+    client_in_flight: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
+    client_connections: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
+
+    @property
+    def scheme(self) -> str:
+        """How a URL of its HTTP front end begins: http or https."""
+        return "http" if self.tls_certificate is None else "https"
 
     @property
     def slowness(self) -> float:

@@ -1,6 +1,7 @@
 """The supervisor's control socket: HTTP with JSON on a unix socket that only its owner can open.
 
-(For the node that systemd runs, also the group trivisor can: see ``share_socket``.)
+(For the node that systemd runs, also the group trivisor can: see ``share_socket``.)  The user of
+the process that connects is checked too (``voter.sockets.Trusted``): others get 403.
 
     GET  /status
     GET  /events?lines=N             {"events": the last ones}; /logs/NAME: {"lines"} of a guest
@@ -39,7 +40,7 @@ from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from voter.commands.terminal import ExitCode, code_of
-from voter.sockets import listen_unix
+from voter.sockets import Trusted, listen_unix, peer_of
 
 __all__ = ["SupervisorControlServer"]
 
@@ -72,7 +73,8 @@ class SupervisorControlServer:
         self._voter = VoterControl(supervisor.layout.voter_control)
         self._metrics = SupervisorMetrics()
         self._dashboard = dashboard
-        app = web.Application(middlewares=[_errors])
+        self._trusted: Trusted | None = None  # once it listens
+        app = web.Application(middlewares=[self._check_peer, _errors])
         app.router.add_get("/status", self._status)
         app.router.add_get("/events", self._events)
         app.router.add_get("/logs/{name}", self._logs)
@@ -94,6 +96,7 @@ class SupervisorControlServer:
         path = self._supervisor.layout.supervisor_socket
         sock = listen_unix(str(path))
         share_socket(path)
+        self._trusted = Trusted.of(sock)
         await web.SockSite(self._runner, sock).start()
 
     async def stop(self) -> None:
@@ -102,6 +105,22 @@ class SupervisorControlServer:
         await self._voter.close()
         path = self._supervisor.layout.supervisor_socket
         self._supervisor.storage.write(path.name, lambda: path.unlink(missing_ok=True))
+
+    @web.middleware
+    async def _check_peer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Reject processes of users who may not operate this node."""
+        sock = request.transport.get_extra_info("socket") if request.transport else None
+        peer = peer_of(sock) if sock is not None else None
+        if peer is None or self._trusted is None or not self._trusted.admits(peer):
+            uid = "a user who has gone" if peer is None else f"uid {peer.uid}"
+            _log.info("control refused", uid=uid, pid=peer and peer.pid, path=request.path[:200])
+            refused = DeployError(
+                f"{uid} may not operate this node: only {self._trusted} may",
+                remedy="use sudo, or become that user",
+                error_code="TV0972",
+            )
+            return _problem(403, refused, ExitCode.NOT_ALLOWED)
+        return await handler(request)
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._supervisor.status())

@@ -21,7 +21,8 @@ from deploy.errors import DeployError, UnknownGuest, first_error
 from deploy.host.child import Child
 from deploy.host.files import LogFile, read_tail, write_json, write_whole
 from deploy.host.identity import identify
-from deploy.node.configuration import voter_config
+from deploy.machine.account import why_shared
+from deploy.node.configuration import node_spec, voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
 from deploy.node.processes import find_processes
 from deploy.node.records import (
@@ -458,10 +459,9 @@ class Supervisor:
             "accel": self.record.accel,
             "accel_reason": self.record.accel_reason,
             "image": self.record.image,
-            "connect": self.settings.connect,
+            **{key: getattr(self.settings, key) for key in ("connect", "repair", "allow_faults")},
             "connect_problem": self._node.problem or None,
-            "repair": self.settings.repair,
-            "allow_faults": self.settings.allow_faults,
+            "isolation": why_shared(node_spec(self.layout, self.record)) or None,
             "supervisor": {
                 "pid": os.getpid(),
                 "since": self._began,
@@ -476,7 +476,7 @@ class Supervisor:
                 "promise": DURABILITY_GUARANTEES[self.settings.durability],
                 "journal": voter.get("journal"),
             },
-            "follow": voter.get("follow"),
+            **{key: voter.get(key) for key in ("follow", "security")},
             "voter": {
                 **self._voter.describe(),
                 **{key: voter.get(key) for key in VOTER_FACTS},

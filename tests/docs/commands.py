@@ -42,6 +42,9 @@ _DEPLOY = "tests/deploy/remote/test_deployment.py"
 _LIBVIRTD = "tests/test_trivisor_libvirtd.py::test_guests_are_listed_with_title_and_description"
 _THREE = f"{_PACKAGE}::test_three_commands_of_the_readme_lead_to_a_voted_request_under_systemd"
 _BACKUP = f"{_PACKAGE}::test_stop_leaves_no_process_and_a_restored_backup_has_every_write"
+_SECURE = (
+    "tests/deploy/supervisor/test_secure_node.py::test_node_with_tls_and_tokens_serves_who_has_one"
+)
 _METRICS = "tests/deploy/monitoring/test_supervisor_metrics.py"
 _ALERTS = "tests/integration/test_alerts.py::test_every_alert_fires"
 _WHEEL = "tests/integration/test_installed_wheel.py"
@@ -98,6 +101,11 @@ ELSEWHERE: dict[str, str] = {
     "trivisor simulate --nightly":
         "tests/simulation/test_command.py::test_nightly_ends_at_a_signal_and_logs_its_totals",
     "trivisor simulate": "tests/simulation/test_command.py::test_fresh_seeds_are_new_each_time",
+    'curl --cacert ca.crt -H "Authorization: Bearer $(cat billing.token)" https://HOST:8443/kv/colour':
+        _SECURE,
+    "trivisor token add billing --tokens tokens > billing.token": _SECURE,
+    "trivisor up --http 0.0.0.0:8443 --tls-certificate server.crt --tls-key server.key "
+    "--tokens tokens": _SECURE,
     "trivisor up": f"{_WHEEL}::test_wheel_starts_and_stops_a_node",
     "trivisor up --connect qemu:///system": _LIBVIRTD,
     "trivisor up --service examples/counter.py":

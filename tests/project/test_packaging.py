@@ -169,7 +169,7 @@ def test_script_is_executable(name: str) -> None:
 def test_run_script_lists_its_jobs_and_rejects_others() -> None:
     listed = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True)
     assert listed.returncode == 0
-    for job in ("demo", "test", "docs", "package", "setup", "lock"):
+    for job in ("demo", "test", "docs", "package", "audit", "setup", "lock"):
         assert re.search(rf"^  {job} ", listed.stdout, re.MULTILINE)
     rejected = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
     assert rejected.returncode != 0

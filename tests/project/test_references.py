@@ -188,7 +188,10 @@ def test_every_file_and_name_in_code_font_exists() -> None:
         for code in CODE.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
             first, _, rest = code.partition("/")
             if first in TOP and rest and not re.search(r"[\s<>]|[A-Z]{3}", code):
-                if not (any(ROOT.glob(code)) if "*" in code else (ROOT / code).exists()):
+                file, _, test = code.partition("::")
+                if not (any(ROOT.glob(code)) if "*" in code else (ROOT / file).exists()) or (
+                    test and f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")
+                ):
                     broken.append(f"{path.relative_to(ROOT)}: no {code}")
             elif NAME.match(code) and not exists(code):
                 broken.append(f"{path.relative_to(ROOT)}: no {code}")

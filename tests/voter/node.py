@@ -14,11 +14,12 @@ from pathlib import Path
 from tests.voter.agents import Agent
 from tests.voter.http_client import HttpClient, Response
 from tests.waiting import until
+from voter.access import Access
 from voter.address import connect
-from voter.authorizer import AuthorizingRunner
 from voter.client import Client
-from voter.config import Config, parse
+from voter.config import Config, Security, parse
 from voter.control import VoterControlServer
+from voter.daemon import runner_class
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
 from voter.runner import Clock, Runner
@@ -69,15 +70,16 @@ class Node:
 
     def __init__(self, config: Config, directory: Path) -> None:
         self.wall_offset = 0.0  # seconds by which the host's wall clock is wrong
-        self.runner: Runner = (AuthorizingRunner if config.function else Runner)(
+        self.access = Access(config.security, directory) if config.security != Security() else None
+        self.runner: Runner = runner_class(config)(
             config,
             clock=Clock(time.monotonic, self._wall_ns),
             connector=connect,
             random64=lambda: secrets.randbits(64),
         )
-        self.http = HttpServer(self.runner)
-        self.native = NativeServer(self.runner)
-        self.control = VoterControlServer(self.runner, lambda: None)
+        self.http = HttpServer(self.runner, self.access)
+        self.native = NativeServer(self.runner, self.access)
+        self.control = VoterControlServer(self.runner, lambda: None, (), self.access)
         self.native_path = directory / "native.sock"
         self.control_path = directory / "control.sock"
         self.port = 0
@@ -127,9 +129,13 @@ async def running(config: Config, directory: Path) -> AsyncIterator[Node]:
         await node.native.serve(native)
         await node.native.serve(listen_unix(str(node.native_path)))
         await node.control.serve(listen_unix(str(node.control_path)))
+        if node.access is not None:
+            node.access.watch(node.native.recheck)
         yield node
         assert not task.done(), "the runner has ended"
     finally:
+        if node.access is not None:
+            node.access.stop()
         for part in (node.http, node.native, node.control):
             await part.stop()
         task.cancel()

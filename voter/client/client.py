@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from guests.function import sign
 from guests.protocol import wire
@@ -44,7 +45,13 @@ from voter.native_protocol import (
     encode_numbers,
 )
 
+if TYPE_CHECKING:
+    import ssl
+
 __all__ = ["READ_ONLY_METHODS", "Answer", "Client"]
+
+LONGEST_TOKEN = 512
+"""Characters."""
 
 PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -131,9 +138,16 @@ class Client:
     """A native client of a voter.  Make one with ``connect``."""
 
     def __init__(
-        self, address: Address, connector: Connector, *, retry: bool, key: bytes = b""
+        self,
+        address: Address,
+        connector: Connector,
+        *,
+        retry: bool,
+        key: bytes = b"",
+        token: str = "",
     ) -> None:
         self._key = key
+        self._open = encode(FrameKind.OPEN, 0, 0, wire.PROTOCOL.to_bytes(2) + token.encode("ascii"))
         self._address = address
         self._connector = connector
         self._retry = retry
@@ -153,8 +167,13 @@ class Client:
         retry: bool = True,
         connector: Connector = connect,
         key: bytes = b"",
+        tls: ssl.SSLContext | None = None,
+        token: str = "",
     ) -> Client:
-        """Connect to ``unix:PATH`` or ``tcp:HOST:PORT``.  Raises ConnectionFailed, ValueError.
+        """Connect to ``unix:PATH`` or ``tcp:HOST:PORT``.
+
+        ``tls`` (``voter.tls.client_context``) encrypts a connection by TCP.  ``token`` is for a
+        voter that asks for one.  Raises ConnectionFailed, Unauthorized, ValueError.
 
         Without ``retry`` each request is sent once, outside any session, and its failure is raised.
         ``timeout`` is in seconds.  With ``key``, ``request`` signs what it sends.
@@ -162,7 +181,11 @@ class Client:
         _check_timeout(timeout)
         if not address.startswith(("unix:", "tcp:")):
             raise ValueError(f"address {address!r}: write unix:PATH or tcp:HOST:PORT")
-        client = cls(parse_address(address), connector, retry=retry, key=key)
+        if not (token.isascii() and token.isprintable() and len(token) <= LONGEST_TOKEN):
+            raise ValueError(f"a token has printable ASCII only, {LONGEST_TOKEN} at most")
+        if tls is not None:
+            connector = partial(connect, tls=tls)
+        client = cls(parse_address(address), connector, retry=retry, key=key, token=token)
         await client._connect(timeout)
         return client
 
@@ -172,7 +195,7 @@ class Client:
         try:
             async with asyncio.timeout(timeout):
                 await self._connector(self._address, lambda: protocol)
-                protocol.send(encode(FrameKind.OPEN, 0, 0, wire.PROTOCOL.to_bytes(2)))
+                protocol.send(self._open)
                 self.server = await protocol.opened
         except BaseException as error:
             protocol.fail(ConnectionFailed("never opened", error_code="TV0308"))

@@ -7,6 +7,7 @@ RequestError
 ├── TimedOut           ordered, and not settled in time: it may have been executed
 ├── SessionExpired     retried too late to know whether it was executed
 ├── KeyReused          its number or key was used for another request: not executed
+├── Unauthorized       no token, or not a valid one: not executed; a retry would not help
 ├── TooLarge           over the largest payload: never sent
 └── ConnectionFailed   no voter there, or the connection broke: it may have been executed
 """
@@ -18,7 +19,7 @@ from voter.errors import VoterError
 
 __all__ = [
     "ConnectionFailed", "KeyReused", "NotExecuted", "OutcomeUnknown", "Overload", "RequestError",
-    "SessionExpired", "TimedOut", "TooLarge", "failure_error",
+    "SessionExpired", "TimedOut", "TooLarge", "Unauthorized", "failure_error",
 ]  # fmt: skip
 
 
@@ -75,6 +76,13 @@ class KeyReused(RequestError):
     error_code = "TV0306"
 
 
+class Unauthorized(RequestError):
+    """No token, or not a valid one; this request was not executed."""
+
+    code = "unauthorized"
+    error_code = "TV0971"
+
+
 class TooLarge(RequestError):
     """Over the largest payload."""
 
@@ -92,7 +100,8 @@ class ConnectionFailed(RequestError):
 _BY_CODE = {
     error.code: error
     for error in (
-        NotExecuted, Overload, OutcomeUnknown, TimedOut, SessionExpired, KeyReused, TooLarge
+        NotExecuted, Overload, OutcomeUnknown, TimedOut, SessionExpired, KeyReused, TooLarge,
+        Unauthorized,
     )
 }  # fmt: skip
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from guests.function import read_key
 from voter.client import Answer, Client
-from voter.client.errors import ConnectionFailed
+from voter.client.errors import ConnectionFailed, Unauthorized
 from voter.commands.parameters import (
     DAY,
     Header,
@@ -32,6 +34,9 @@ from voter.commands.terminal import (
     warn,
 )
 
+if TYPE_CHECKING:
+    import ssl
+
 __all__ = ["request"]
 
 
@@ -45,17 +50,43 @@ def _read_body(text: str) -> bytes:
         raise click.UsageError(f"--data {text}: {error.strerror}") from error
 
 
+def _tls(
+    address: str, ca: Path | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext | None:
+    """Return the TLS context that the options mean.  Raises ConfigError, click.UsageError."""
+    if ca is None:
+        if certificate or key:
+            raise click.UsageError(
+                "--tls-certificate and --tls-key need --tls-ca, the certificates to trust"
+            )
+        return None
+    if key is not None and certificate is None:
+        raise click.UsageError("--tls-key needs --tls-certificate")
+    from voter.tls import client_context  # noqa: PLC0415
+
+    return client_context(ca, certificate, key) if address.startswith("tcp:") else None
+
+
+def _read_token(path: Path) -> str:
+    """Return the token in a file: its only line.  Raises click.UsageError."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--token-file {path}: {error}") from error
+    if not text or len(text.split()) != 1:
+        raise click.UsageError(f"--token-file {path}: it must hold one token, and nothing else")
+    return text
+
+
 async def _ask(
-    address: str,
+    connecting: Coroutine[None, None, Client],
     method: str,
     path: str,
     body: bytes,
     headers: list[tuple[str, str]],
     timeout: float,
-    retry: bool,
-    key: bytes,
 ) -> tuple[Answer, str, list[str]]:
-    async with await Client.connect(address, retry=retry, key=key) as client:
+    async with await connecting as client:
         answer = await client.request(method, path, body, headers, timeout=timeout)
         return answer, client.server.vote, client.dissenters(answer.vote)
 
@@ -75,6 +106,30 @@ async def _ask(
 )
 @click.option("--key", type=existing_file(), help="Sign the request with the key in this file.")
 @click.option(
+    "--tls-ca",
+    type=existing_file(),
+    envvar="TRIVISOR_TLS_CA",
+    help="Use TLS, and trust the certificates in this file (PEM).",
+)
+@click.option(
+    "--tls-certificate",
+    type=existing_file(),
+    envvar="TRIVISOR_TLS_CERTIFICATE",
+    help="The client's own certificate (PEM), for a voter that asks for one.",
+)
+@click.option(
+    "--tls-key",
+    type=existing_file(),
+    envvar="TRIVISOR_TLS_KEY",
+    help="Its private key (PEM; default: in the same file).",
+)
+@click.option(
+    "--token-file",
+    type=existing_file(),
+    envvar="TRIVISOR_TOKEN_FILE",
+    help="A file with the client's token, for a voter that asks for one.",
+)
+@click.option(
     "--timeout",
     type=Number(0, DAY, "seconds", above=True),
     default=30.0,
@@ -93,6 +148,10 @@ def request(  # noqa: PLR0913 - one for each option
     directory: Path | None,
     to: str | None,
     key: Path | None,
+    tls_ca: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    token_file: Path | None,
     timeout: float,
     no_retry: bool,
     fail: bool,
@@ -120,21 +179,33 @@ def request(  # noqa: PLR0913 - one for each option
     try:
         answer, policy, dissenters = asyncio.run(
             _ask(
-                address,
+                Client.connect(
+                    address,
+                    retry=not no_retry,
+                    key=read_key(key) if key else b"",
+                    tls=_tls(address, tls_ca, tls_certificate, tls_key),
+                    token=_read_token(token_file) if token_file else "",
+                ),
                 method,
                 path,
                 _read_body(data),
                 list(headers),
                 timeout,
-                not no_retry,
-                read_key(key) if key else b"",
             )
         )
     except ConnectionFailed as error:
         raise CommandError(
             str(error),
-            remedy=f"`trivisor status` shows whether a node runs there{operator_hint()}",
+            remedy=f"`trivisor status` shows whether a node runs there{operator_hint()}"
+            + ("; if it speaks TLS, give --tls-ca" if address[:4] == "tcp:" and not tls_ca else ""),
             code=ExitCode.NOT_UP,
+            error_code=error.error_code,
+        ) from error
+    except Unauthorized as error:
+        raise CommandError(
+            str(error),
+            remedy="give the token that `trivisor token add` printed, in a file: --token-file",
+            code=ExitCode.USAGE,
             error_code=error.error_code,
         ) from error
     except TimeoutError:

@@ -16,16 +16,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from guests.protocol.message import Reply
 from voter.config import Timing
 from voter.frontend.problem import problem_of_status
 from voter.frontend.proxying import encode_response
 from voter.frontend.request import BadRequest, HttpRequest, RequestReader
-from voter.frontend.serving import READ_AHEAD, FrontEnd, FrontEndConnection, Phase
+from voter.frontend.serving import READ_AHEAD, FrontEnd, FrontEndConnection, Phase, caller_in
+from voter.sockets import Peer, peer_of
+
+if TYPE_CHECKING:
+    from voter.access import Access
 
 __all__ = ["HttpConnection", "HttpFrontEnd"]
 
@@ -47,9 +52,19 @@ class HttpConnection(FrontEndConnection):
         self._phase: Phase | None = None
         self._full = False  # reading is paused
         self.caller = b""
-        """The client's name for the services: ``http:IP`` or ``http:local``."""
+        """The client's name for the services: ``http:IP`` or ``http:local``, or ``cert:NAME``.
+
+        Where a token is needed, each request has its own: ``token:NAME``.
+        """
         self.on_lost: Callable[[], object] | None = None
         """Cancels the request under way."""
+
+    @property
+    def peer(self) -> Peer | None:
+        """The process at the other end of a unix socket; None on TCP, or without a connection."""
+        transport = self._transport
+        sock = transport.get_extra_info("socket") if transport is not None else None
+        return peer_of(sock) if sock is not None and sock.family == socket.AF_UNIX else None
 
     @property
     def busy(self) -> bool:
@@ -61,13 +76,18 @@ class HttpConnection(FrontEndConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has connected."""
         super().connection_made(transport)
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)  # one reply at a time
+        # One reply at a time.  TLS pauses at the limit, other transports above it.
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=int(self._tls), low=0)
         peer = transport.get_extra_info("peername")
         self.caller = f"http:{peer[0]}".encode() if isinstance(peer, tuple) else b"http:local"
+        if self._tls and (certificate := transport.get_extra_info("peercert")):
+            self.caller = caller_in(certificate)
         self._enter(Phase.IDLE)
         if len(self._front.connections) > self._front.max_connections:
             limit = self._front.max_connections
             self._refuse(BadRequest(503, f"{limit} connections are open already"))
+        elif self.crowded:
+            self._refuse(BadRequest(503, self.crowded))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed: cancel the request under way."""
@@ -93,7 +113,7 @@ class HttpConnection(FrontEndConnection):
             return False  # a stream has no other sign that its reader is gone
         if not self.scheduled:
             self.advance()
-        return True
+        return not self._tls  # TLS knows no half-closed connections
 
     def resume_writing(self) -> None:
         """asyncio: the client has read everything."""
@@ -201,9 +221,9 @@ class HttpConnection(FrontEndConnection):
         else:
             self._enter(Phase.IDLE)
 
-    def refuse(self, status: int, detail: str) -> None:
+    def refuse(self, status: int, detail: str, *extra: tuple[str, str]) -> None:
         """Answer the request under way with a problem, and end the connection."""
-        self.answer(problem_of_status(status, detail), last=True)
+        self.answer(problem_of_status(status, detail), *extra, last=True)
 
     def _refuse(self, error: BadRequest) -> None:
         """Send a problem after what is owed to earlier requests, and end the connection."""
@@ -252,14 +272,22 @@ class HttpConnection(FrontEndConnection):
 class HttpFrontEnd(FrontEnd):
     """Serves HTTP clients; a subclass answers their requests."""
 
-    def __init__(self, timing: Timing, max_body: int) -> None:
+    def __init__(
+        self,
+        timing: Timing,
+        max_body: int,
+        access: Access | None = None,
+        most_from_one: int | None = None,
+    ) -> None:
         super().__init__(
             {
                 Phase.IDLE: timing.idle,
                 Phase.HEAD: timing.header,
                 Phase.BODY: timing.body,
                 Phase.UNREAD: timing.body,
-            }
+            },
+            access,
+            most_from_one,
         )
         self.max_body = max_body
         # Some descriptors must be left for links, the control socket and native clients.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import TYPE_CHECKING
 
 from guests.protocol.message import MessageError, Reply
 from voter.core.events import Release
@@ -24,7 +25,14 @@ from voter.frontend.reserved import Reserved
 from voter.native_protocol import READ_ONLY_METHODS
 from voter.runner import Result, Runner
 
-__all__ = ["UNCHECKED", "HttpServer"]
+if TYPE_CHECKING:
+    from voter.access import Access
+
+__all__ = ["NO_TOKEN", "OPEN_PATHS", "UNCHECKED", "HttpServer"]
+
+OPEN_PATHS = frozenset({"/livez", "/readyz"})
+"""Paths that need no token, without a query: load balancers have none.  They show the state."""
+NO_TOKEN = "send a valid token: Authorization: Bearer TOKEN (`trivisor token add` makes one)"
 
 UNCHECKED = ("Cache-Control", "no-cache")
 """Header of a voted reply, unless the service decides: a cache asks again before each use."""
@@ -33,8 +41,9 @@ UNCHECKED = ("Cache-Control", "no-cache")
 class HttpServer(HttpFrontEnd):
     """Serves HTTP clients by the vote."""
 
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner.config.timing, runner.config.max_body)
+    def __init__(self, runner: Runner, access: Access | None = None) -> None:
+        config = runner.config
+        super().__init__(config.timing, config.max_body, access, config.clients.connections)
         self._runner = runner
         self._reserved = Reserved(runner)
         self._count = 0  # requests without an id of their client's
@@ -43,6 +52,16 @@ class HttpServer(HttpFrontEnd):
         """Answer a request: at once if its path is the voter's own, else by the vote."""
         method, target, caller, once = request.method, request.target, connection.caller, None
         path = target.partition("?")[0]
+        if connection.access is not None and target not in OPEN_PATHS:
+            from voter.access import token_in  # noqa: PLC0415 - loaded only with tokens
+
+            known = connection.access.caller_of(token_in(request.headers))
+            if known is None:
+                connection.refuse(401, NO_TOKEN, ("WWW-Authenticate", 'Bearer realm="trivisor"'))
+                return
+            caller = known
+            kept = [header for header in request.headers if header[0] != b"authorization"]
+            request = request._replace(headers=kept)  # a guest must not get a client's token
         if path in self._reserved:
             connection.answer(self._reserved.answer(request))
             return

@@ -5,6 +5,8 @@ own, and the voter answers each with a RESPONSE or FAILURE of the same number, i
 that are not a frame end the connection: the voter answers the requests before them, sends a FAILURE
 that says so, and closes.
 
+OPEN holds the version of the protocol (u16), and after it the client's token where it needs one.
+
 A client may send up to 64 requests in one REQUESTS frame.  Each is taken as if it had come in a
 frame of its own.  From then on, the voter sends all answers of a turn of its loop in one RESPONSES.
 
@@ -17,10 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from functools import partial
 from hashlib import blake2b
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -37,7 +38,7 @@ from guests.protocol.wire import (
 from voter.core.dedup import session_scope
 from voter.core.entries import Once
 from voter.core.events import Failure, Release, SessionOpened
-from voter.frontend.serving import READ_AHEAD, FrontEnd, FrontEndConnection, Phase
+from voter.frontend.serving import READ_AHEAD, FrontEnd, FrontEndConnection, Phase, caller_in
 from voter.native_protocol import (
     NUMBERS_SIZE,
     SESSION_SIZE,
@@ -51,6 +52,10 @@ from voter.native_protocol import (
     split,
 )
 from voter.runner import Result, Runner, SessionResult
+from voter.sockets import peer_of
+
+if TYPE_CHECKING:
+    from voter.access import Access
 
 __all__ = ["NativeServer"]
 
@@ -66,11 +71,15 @@ REQUEST_LIMIT = wire.MAX_PAYLOAD - (1 << 12)
 
 
 def _caller_of(transport: asyncio.Transport) -> bytes:
-    """Return the client's name for the services: ``uid:N`` (unix) or ``tcp:HOST``."""
+    """Return the client's name for the services: ``uid:N`` (unix), ``cert:NAME`` or ``tcp:HOST``.
+
+    A client with a token is ``token:NAME``, once it has sent that.
+    """
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family == socket.AF_UNIX:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return b"uid:%d" % struct.unpack("3i", credentials)[1]
+        return b"uid:%d" % peer_of(sock).uid
+    if certificate := transport.get_extra_info("peercert"):
+        return caller_in(certificate)
     peer = transport.get_extra_info("peername")
     return f"tcp:{peer[0]}".encode() if peer else b"unknown"
 
@@ -85,6 +94,7 @@ class NativeConnection(FrontEndConnection):
         self._input = bytearray()  # not decoded yet
         self._decoder = Decoder()
         self._caller = b""
+        self._token = b""  # the digest of the client's token, if it needs one
         self._handshaken = False
         self._session = b""
         self._session_pending = False  # a session is being opened
@@ -100,6 +110,8 @@ class NativeConnection(FrontEndConnection):
         super().connection_made(transport)
         self._caller = _caller_of(cast(asyncio.Transport, transport))
         self._server.bounds.enter(self, Phase.HANDSHAKE)
+        if self.crowded:
+            self._refuse(0, Failure.OVERLOAD, self.crowded)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed; what the client has ordered stays in the order."""
@@ -117,7 +129,7 @@ class NativeConnection(FrontEndConnection):
             return False
         self._server.bounds.leave(self, Phase.BODY)
         self._end_if_done()
-        return True
+        return not self._tls  # TLS knows no half-closed connections
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
@@ -189,6 +201,19 @@ class NativeConnection(FrontEndConnection):
             text = f"the client speaks protocol {version}, the voter {wire.PROTOCOL}"
             self._refuse(frame.seq, "version", text)
             return
+        if self.access is not None:
+            from voter.access import digest_of  # noqa: PLC0415 - loaded only with tokens
+
+            caller, self._token = (
+                self.access.caller_of(frame.payload[2:]),
+                digest_of(frame.payload[2:]),
+            )
+            if caller is None:
+                self._refuse(
+                    frame.seq, "unauthorized", "no token, or not a valid one, came with OPEN"
+                )
+                return
+            self._caller = caller
         self._handshaken = True
         self._server.bounds.leave(self, Phase.HANDSHAKE)
         self._send(encode(FrameKind.OPENED, 0, frame.seq, self._native.greeting))
@@ -259,6 +284,11 @@ class NativeConnection(FrontEndConnection):
         if len(self._in_flight) >= self._native.max_in_flight:
             self._choked = True
             self._watch()
+
+    def recheck(self) -> None:
+        """End the connection if its token was revoked."""
+        if self.access is not None and self._token and not self.access.holds(self._token):
+            self._refuse(0, "unauthorized", "the token was revoked")
 
     def _fail(self, number: int, code: str, text: str) -> None:
         self._send_answer(number, FrameKind.FAILURE, encode_failure(code, text))
@@ -366,10 +396,12 @@ class NativeConnection(FrontEndConnection):
 class NativeServer(FrontEnd):
     """Serves native clients on any number of listening sockets."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, access: Access | None = None) -> None:
         timing = runner.config.timing
         super().__init__(
-            {Phase.HANDSHAKE: timing.header, Phase.BODY: timing.body, Phase.UNREAD: timing.body}
+            {Phase.HANDSHAKE: timing.header, Phase.BODY: timing.body, Phase.UNREAD: timing.body},
+            access,
+            runner.config.clients.connections,
         )
         self.runner = runner
         self.max_in_flight = runner.config.max_in_flight
@@ -388,6 +420,11 @@ class NativeServer(FrontEnd):
         """Serve one listening socket."""
         await super().serve(sock)
         self.bounds.start()
+
+    def recheck(self) -> None:
+        """End the connections whose token was revoked."""
+        for connection in tuple(self.connections):
+            connection.recheck()
 
     def connect(self) -> NativeConnection:
         """Return the protocol of a new connection."""

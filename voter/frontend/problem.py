@@ -12,6 +12,8 @@ urn:trivisor:key-reused             422     the Idempotency-Key was used for ano
 urn:trivisor:session-expired        410     executed under this key; its reply is no longer kept
 urn:trivisor:too-large              413     the body is over the limit
 urn:trivisor:bad-request            400     not HTTP, or HTTP that can be read in two ways
+urn:trivisor:unauthorized           401     no token, or not a valid one
+urn:trivisor:forbidden              403     (control socket) not a user who may use it
 urn:trivisor:slow-request           408     request line, headers or body came too late
 urn:trivisor:target-too-long        414     the request target is too long
 urn:trivisor:expectation            417     an Expect other than 100-continue
@@ -53,6 +55,8 @@ _FAILURES: dict[str, tuple[str, int, str]] = {
 
 _STATUSES: dict[int, tuple[str, str, str]] = {
     400: ("TV0312", "bad-request", "The request is malformed"),
+    401: ("TV0971", "unauthorized", "A valid token is needed"),
+    403: ("TV0972", "forbidden", "This user may not use the control socket"),
     404: ("TV0316", "not-found", "No such path or replica"),
     405: ("TV0317", "method", "Method not allowed"),
     408: ("TV0313", "slow-request", "The request did not come in time"),

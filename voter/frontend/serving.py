@@ -18,14 +18,18 @@ import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from voter.frontend.bounds import BODY_STEP, HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
-from voter.sockets import BACKLOG
+from voter.sockets import BACKLOG, origin_of
 
-__all__ = ["ACCEPTED", "READ_AHEAD", "FrontEnd", "FrontEndConnection", "Phase"]
+if TYPE_CHECKING:
+    from voter.access import Access
+    from voter.frontend.handshake import Handshakes
+
+__all__ = ["ACCEPTED", "READ_AHEAD", "FrontEnd", "FrontEndConnection", "Phase", "caller_in"]
 
 READ_AHEAD = 64 << 10
 """Bytes of requests that wait; above that the voter stops reading from the client."""
@@ -58,18 +62,44 @@ class FrontEndConnection(asyncio.Protocol, ABC):
         self._held = 0  # our part of bounds.held, in bytes
         self._unsent = 0  # our part of bounds.unsent, in bytes
         self._extended = 0  # times that the deadline of the body was extended
+        self._tls = False
+        self._origin = ""  # for the limit on connections, if there is one
+        self.access: Access | None = None
+        """Who may send requests; None: who has connected."""
         self.scheduled = False
         """Whether it waits in the front end's queue for its next step."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has connected."""
+        server = self._server
         self._transport = cast(asyncio.Transport, transport)
-        self._server.connections.add(self)
+        server.connections.add(self)
+        if server.access is not None or server.most_from_one is not None:
+            sock = transport.get_extra_info("socket")
+            self._tls = transport.get_extra_info("sslcontext") is not None
+            if server.access is not None and sock.family != socket.AF_UNIX:
+                self.access = server.access if server.access.requires_token else None
+            if server.most_from_one is not None:
+                self._origin = origin_of(sock)
+                server.origins[self._origin] = server.origins.get(self._origin, 0) + 1
+
+    @property
+    def crowded(self) -> str:
+        """Why the connection is one too many from its address; empty if it is not."""
+        most = self._server.most_from_one
+        if most is None or self._server.origins[self._origin] <= most:
+            return ""
+        return f"{most} connections from {self._origin} are open already: close one first"
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed.  What the client has ordered stays in the order."""
         self._transport = None
         self._server.connections.discard(self)
+        if self._origin:
+            self._server.origins[self._origin] -= 1
+            if not self._server.origins[self._origin]:
+                del self._server.origins[self._origin]
+            self._origin = ""
         if not self._server.connections:
             self._server.empty.set()
         for phase in Phase:
@@ -128,8 +158,8 @@ class FrontEndConnection(asyncio.Protocol, ABC):
         for phase in Phase:
             self._server.bounds.leave(self, phase)
         self._count_held(0)
-        if self._transport is not None and self._eof:
-            self._transport.close()
+        if self._transport is not None and (self._eof or self._tls):
+            self._transport.close()  # TLS waits for the client's own end, for LINGER at most
         elif self._transport is not None:
             self._server.bounds.enter(self, Phase.LINGER)
             self._transport.write_eof()
@@ -146,10 +176,29 @@ class FrontEndConnection(asyncio.Protocol, ABC):
             self.abort()
 
 
+def caller_in(certificate: Mapping[str, Any]) -> bytes:
+    """Return the caller that a client's certificate names: ``cert:`` and its common name."""
+    from voter.tls import name_in  # noqa: PLC0415 - loaded only with TLS
+
+    return f"cert:{name_in(certificate)}".encode()
+
+
 class FrontEnd(ABC):
     """Serves clients on any number of listening sockets.  ``limits`` of phases are in seconds."""
 
-    def __init__(self, limits: Mapping[Phase, float]) -> None:
+    def __init__(
+        self,
+        limits: Mapping[Phase, float],
+        access: Access | None = None,
+        most_from_one: int | None = None,
+    ) -> None:
+        """``most_from_one``: connections from one address; None: no limit."""
+        self.access = access
+        self.most_from_one = most_from_one
+        self.origins: dict[str, int] = {}
+        """Connections by address, if they are limited."""
+        self._handshakes: Handshakes | None = None
+        self._limits = limits
         self.connections: set[Any] = set()
         self.empty = asyncio.Event()
         """Set when the last connection is closed."""
@@ -169,8 +218,18 @@ class FrontEnd(ABC):
         """Serve one listening socket."""
         loop = asyncio.get_running_loop()
         listen = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        connect: Callable[[], asyncio.Protocol] = self.connect
+        if self.access is not None and self.access.context and sock.family != socket.AF_UNIX:
+            from voter.frontend.handshake import Handshake, Handshakes  # noqa: PLC0415
+
+            limit = self._limits[Phase.HEAD if Phase.HEAD in self._limits else Phase.HANDSHAKE]
+            handshakes = self._handshakes = Handshakes(self.connect, self.access, limit)
+
+            def connect() -> asyncio.Protocol:
+                return Handshake(handshakes)
+
         # asyncio accepts ``backlog`` connections in one turn; the kernel's queue is longer.
-        self._servers.append(await listen(self.connect, sock=sock, backlog=ACCEPTED))
+        self._servers.append(await listen(connect, sock=sock, backlog=ACCEPTED))
         sock.listen(BACKLOG)
 
     def schedule(self, connection: FrontEndConnection) -> None:
@@ -202,6 +261,8 @@ class FrontEnd(ABC):
         """Close the listening sockets and all connections."""
         for server in self._servers:
             server.close()
+        if self._handshakes is not None:
+            self._handshakes.stop()
         for connection in tuple(self.connections):
             connection.abort()
         self.bounds.stop()

@@ -21,6 +21,7 @@ from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
 from tests.deploy.supervisor.running import Running, plan
 from tests.errors import logs, raises
+from tests.other_user import CALL, run_as
 from tests.waiting import until
 from voter.client.errors import NotExecuted, RequestError
 from voter.commands.terminal import CommandError, ExitCode
@@ -369,6 +370,23 @@ async def test_control_socket_answers_with_errors_and_exit_codes(node: Running) 
     assert lines["lines"] == ["g1 is a process"]
     mode = node.layout.supervisor_socket.stat().st_mode & 0o777
     assert mode == 0o600
+
+
+async def test_control_socket_refuses_other_users_although_its_file_lets_them_in(
+    node: Running,
+) -> None:
+    path = node.layout.supervisor_socket
+    for directory in (path.parent, *path.parents[1:-2]):
+        directory.chmod(0o755)
+    path.chmod(0o666)
+    try:
+        for method, target in (("GET", "/status"), ("POST", "/down"), ("POST", "/heal")):
+            answer = await asyncio.to_thread(run_as, CALL, path, method, target)
+            assert " 403 " in answer
+            assert '"error_code": "TV0972"' in answer
+    finally:
+        path.chmod(0o600)
+    assert (await asyncio.to_thread(ask, node.layout, "GET", "/status"))["phase"] == "up"
 
 
 async def test_control_socket_rejects_absurd_numbers(node: Running) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.voter.certificates import Authority
 from tests.voter.conftest import Nodes
 from tests.voter.node import Node
 from tests.waiting import until
@@ -63,3 +66,38 @@ async def test_help_explains_retries() -> None:
     words = " ".join(CliRunner().invoke(request, ["--help"]).output.split())
     assert "executed once however often" in words
     assert "--no-retry" in words
+
+
+async def test_tls_and_token_are_taken_from_options_or_environment(
+    nodes: Nodes, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(scratch)
+    pair, tokens, mine = authority.sign("server"), scratch / "tokens", scratch / "mine"
+    mine.write_text("tvt_secret\n")
+    tokens.write_text(f"billing {sha256(b'tvt_secret').hexdigest()}\n")
+    node = await nodes.make(
+        f'[security]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\ntokens = "{tokens}"'
+    )
+    to = ["--to", f"tcp:127.0.0.1:{node.native_port}"]
+    options = ["--tls-ca", str(authority.file), "--token-file", str(mine)]
+
+    async def ask(*words: str) -> Result:
+        words = ("PUT", "/kv/a", *to, *words)
+        return await asyncio.to_thread(CliRunner().invoke, request, words, standalone_mode=False)
+
+    assert (await ask(*options)).return_value == ExitCode.OK
+    for words, message in (
+        ([], "give --tls-ca"),
+        (options[:2], "TV0971"),
+        (options[2:], "give --tls-ca"),
+        (["--tls-key", str(pair.key)], "need --tls-ca"),
+        ([*options[:2], "--tls-key", str(pair.key)], "needs --tls-certificate"),
+        ([*options[:2], "--token-file", str(tokens)], "one token, and nothing else"),
+        (["--tls-ca", str(mine)], "is not PEM"),
+    ):
+        error = (await ask(*words)).exception
+        found = f"{error} {getattr(error, 'remedy', '')} {getattr(error, 'error_code', '')}"
+        assert message in found, words
+    monkeypatch.setenv("TRIVISOR_TLS_CA", str(authority.file))
+    monkeypatch.setenv("TRIVISOR_TOKEN_FILE", str(mine))
+    assert (await ask()).return_value == ExitCode.OK
