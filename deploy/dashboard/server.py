@@ -12,8 +12,7 @@ POST /api/heal     {"guest"}; answered when the guest votes again
 =================  =============================================================================
 
 An error is {"error", "remedy", "error_code"}.  ``Access`` says who may do what.  Nobody can make
-memory grow:
-connections, streams, bodies and what is buffered for one reader are bounded.
+memory grow: connections, streams, bodies and what is buffered for one reader are bounded.
 """
 
 from __future__ import annotations

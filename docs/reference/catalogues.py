@@ -55,12 +55,35 @@ def _names(node: ast.expr, where: str) -> list[str]:
     raise ValueError(f"{where}: the name of an event is a fixed text; put what varies into fields")
 
 
+def _keys(tree: ast.AST) -> dict[str, tuple[str, ...]]:
+    """Return the keys of the dictionaries that are written into variables, by variable."""
+    found: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and isinstance(node.value, ast.Dict):
+                keys = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+                found[target.id] += tuple(map(str, keys))
+    return found
+
+
+def _fields(call: ast.Call, keys: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the names of an event's fields, those of ``**variable`` included."""
+    found: tuple[str, ...] = ()
+    for each in call.keywords:
+        named = keys.get(getattr(each.value, "id", ""), ())
+        found += (each.arg,) if each.arg else named
+    return found
+
+
 def find_events(*packages: str) -> Iterator[Event]:
     """Yield each place in these packages that makes an event.  Raises ValueError."""
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
             where = path.relative_to(ROOT).as_posix()
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            keys = _keys(tree)
+            for node in ast.walk(tree):
                 if not isinstance(node, ast.Call) or not node.args:
                     continue
                 owner, method = _owner(node)
@@ -71,7 +94,7 @@ def find_events(*packages: str) -> Iterator[Event]:
                 if isinstance(node.args[0], ast.Name) and node.args[0].id == "event" and logs:
                     continue  # in ``_warn``
                 if logs or (owner in HISTORIES and method == "add"):
-                    fields = tuple(each.arg for each in node.keywords if each.arg)
+                    fields = _fields(node, keys)
                     guest = ("guest",) if not logs and len(node.args) > 1 else ()
                     level = method if logs else "event"
                     for name in _names(node.args[0], f"{where}:{node.lineno}"):

@@ -21,6 +21,16 @@ def test_names_are_short_words() -> None:
         assert re.fullmatch(r"[A-Za-z_' ]{4,50}", event.name), event
 
 
+def test_fields_are_found_also_where_they_come_from_a_dictionary() -> None:
+    found = {
+        (event.name, event.level): event.fields
+        for event in catalogues.find_events("voter", "deploy")
+    }
+    assert set(found["replica", "info"]) == {"replica", "before", "after", "reason", "seq"}
+    assert set(found["repaired", "event"]) >= {"guest", "why", "seconds"}
+    assert found["stopped", "info"] == ()
+
+
 def test_name_with_a_variable_in_it_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -137,8 +137,10 @@ async def test_what_a_guest_says_is_shown_as_text(
     )  # fmt: skip
     async with chromium.page(shown.new_link()) as page:
         await page.wait_text("#status", "2 of 3 guests vote")
-        for place in ("#node", "[data-guest=g1]", "#events", "#campaign"):
+        for place in ("#node", "[data-guest=g1]", "#events"):
             await page.wait_text(place, "<img src=x")
+        campaign = await page.run("document.querySelector('#campaign').textContent")
+        assert campaign.count(HOSTILE) == 2  # its title, and the label of its point
         assert await page.run("document.querySelectorAll('img, script:not([src])').length") == 0
         assert "broken" not in await page.run("document.title")
         assert page.problems == []
