@@ -97,6 +97,26 @@ class Slow(Function):
 """
 
 
+BROKEN = """
+from guests.function import Function
+class Broken(Function):
+    def admits(self, request):
+        raise ZeroDivisionError("a defect of the function")
+"""
+
+
+def test_function_that_fails_admits_nothing_and_is_logged(
+    scratch: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = Files(scratch)
+    (scratch / "broken.py").write_text(BROKEN)
+    serve = (*files.serve, "--function", str(scratch / "broken.py"))
+    with running(*files.configure("1/1", 1)), running(files.function, *serve):
+        done = trivisor("request", "GET", "/kv/a", "--no-retry", *files.to)
+        assert done.returncode == 3, done.stderr
+    assert "TV0227" in capfd.readouterr().err
+
+
 def test_voter_that_was_stopped_does_not_suspect_its_function(scratch: Path) -> None:
     files = Files(scratch)
     (scratch / "slow.py").write_text(SLOW)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deploy.host.spawn import python_environment
 from tests.deploy.supervisor.running import plan
+from voter.commands.terminal import ExitCode
 
 SUPERVISOR = """
 import sys
@@ -94,3 +95,14 @@ def test_start_that_fails_reports_why_and_never_that_it_is_ready(scratch: Path) 
             node.until(f"STATUS=cannot listen on 127.0.0.1:{port}: Address already in use; "
                        "choose another port")  # fmt: skip
             assert "READY=1" not in node.lines
+
+
+def test_supervisor_of_a_directory_that_was_replaced_does_not_start(scratch: Path) -> None:
+    plan(scratch / "node", allow_faults=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SUPERVISOR, str(scratch / "node")],
+        env=python_environment("supervisor"), cwd=Path.cwd(), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert done.returncode == ExitCode.FOREIGN
+    assert '"error_code": "TV0723"' in done.stderr

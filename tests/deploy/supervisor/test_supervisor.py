@@ -60,6 +60,22 @@ async def test_failed_start_leaves_nothing(scratch: Path) -> None:
     assert not layout.stale_sockets()
 
 
+class _OneMissing(FakeNode):
+    async def up(self, progress: Progress, *, take_over: bool) -> None:
+        await self.guests["g1"].start()
+        await self.guests["g2"].start()
+
+
+async def test_guest_that_does_not_vote_in_time_is_named(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.supervisor.supervisor.READY_DEADLINE", 0.5)
+    layout = plan(scratch, boot_deadline=0.5)
+    running = Running(layout, _OneMissing(layout, layout.read_node()))
+    with raises("TV0717", match="g3 did not vote"):
+        await running.start_and_fail()
+
+
 CHANGED = """
 from guests.service import Context, Reply, Request, Service
 

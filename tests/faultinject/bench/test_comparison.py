@@ -61,7 +61,7 @@ async def test_rounds_are_in_random_order_of_the_seed_and_complete() -> None:
 
 
 def test_small_run_measures_every_target_also_of_another_build(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for load in other_build.LOADS.values():
         monkeypatch.setitem(load, "seconds", 0.05)
@@ -90,7 +90,9 @@ def test_small_run_measures_every_target_also_of_another_build(
     assert list(scratch.iterdir()) == []
     copy = msgspec.json.decode(msgspec.json.encode(report), type=BenchReport)
     assert copy.values == report.values
-    show(copy)
+    in_memory = msgspec.structs.replace(copy.disk, filesystem="tmpfs")
+    show(msgspec.structs.replace(copy, disk=in_memory))
+    assert "warning TV0804: " in capsys.readouterr().err
 
 
 def test_failed_stage_is_reported_and_the_next_one_runs(

@@ -203,6 +203,21 @@ async def test_a_frame_whose_number_is_not_the_next_is_not_taken() -> None:
         assert run.recovery.entries == made
 
 
+async def test_a_whole_frame_without_entries_is_a_defect_that_names_its_place() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        seed = Owner.of("n1", run.recovery.identity.key).seed
+        run.write_records(1)
+        await run.durable()
+    image = disk.inodes["segment-0000000001"].cached
+    (at,) = disk.frames("segment-0000000001")
+    frame, _ = pack_frame(seed, 1, 0, msgspec.msgpack.encode({"entries": 5}))
+    image[at:] = (frame + bytes(len(image)))[: len(image) - at]
+    with raises("TV0218", match="segment-0000000001, offset .* holds no entries"):
+        async with opened(disk.copy()):
+            pass
+
+
 async def small() -> tuple[Disk, list[Record]]:
     """Return a disk with a few frames in several segments, and all records, each acknowledged.
 
