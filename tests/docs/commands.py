@@ -7,6 +7,7 @@ __all__ = ["ELSEWHERE", "NOT_RUN", "OFFLINE", "ON_A_NODE"]
 OFFLINE: dict[str, str] = {
     "(umask 077; openssl rand -hex 32 > key)": "",
     "./run campaign plan inequality4": "18,700 missions",
+    "trivisor explain TV0301": "What to do",
     "trivisor model advise --rm 0.95 --rv 0.999 --lying 0.2": "recommended: 3-of-5",
     "trivisor model bound --design 1ofn --r 0.98 --rv 0.999 --rm 0.5": "6",
     "trivisor model bound --design 1ofn --rm 0.1 --rv 0.3": "4",
