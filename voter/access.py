@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from hashlib import sha256
@@ -25,7 +26,7 @@ from pathlib import Path
 from voter import log
 from voter.config import Security
 from voter.errors import ConfigError, TokensError
-from voter.tls import expiry, load_certificate, server_context
+from voter.tls import expiry, server_context
 
 __all__ = ["Access", "digest_of", "read_tokens", "token_in"]
 
@@ -83,17 +84,18 @@ class Access:
             return base / name if name is not None else None
 
         self._certificate, self._key = path(security.certificate), path(security.key)
-        self._tokens_file = path(security.tokens)
-        self.context = None
-        """The TLS context of the front ends on TCP; None: they speak plainly."""
+        self._client_ca, self._tokens_file = path(security.client_ca), path(security.tokens)
+        self.context = self._new_context()
+        """The TLS context of the front ends on TCP; None: they speak plainly.  Another one after a
+        change of its files.
+        """
         self.expires: float | None = None
         """When the certificate expires, in seconds since 1970."""
         self.problem = ""
         """Why a changed file is not used; empty if all are."""
         self._tokens: dict[bytes, str] | None = None
         self._seen = self._stamp()
-        if self._certificate is not None and self._key is not None:
-            self.context = server_context(self._certificate, self._key, path(security.client_ca))
+        if self.context is not None:
             self._check_expiry()
         if self._tokens_file is not None:
             self._tokens = read_tokens(self._tokens_file)
@@ -134,6 +136,12 @@ class Access:
             self._timer.cancel()
             self._timer = None
 
+    def _new_context(self) -> ssl.SSLContext | None:
+        """Return a context with what the files hold; None without them.  Raises ConfigError."""
+        if self._certificate is None or self._key is None:
+            return None
+        return server_context(self._certificate, self._key, self._client_ca)
+
     def _check_expiry(self) -> None:
         """Note when the certificate expires.  Clients see it themselves, so it is no error here:
         an expired certificate must not take the unix sockets away as well.
@@ -149,7 +157,8 @@ class Access:
     def _stamp(self) -> list[tuple[int, int, int] | None]:
         """Return what differs once one of the files has changed."""
         result: list[tuple[int, int, int] | None] = []
-        for path in filter(None, (self._certificate, self._key, self._tokens_file)):
+        files = self._certificate, self._key, self._client_ca, self._tokens_file
+        for path in filter(None, files):
             try:
                 status = path.stat()
                 result.append((status.st_ino, status.st_mtime_ns, status.st_size))
@@ -166,8 +175,10 @@ class Access:
         try:
             if self._tokens_file is not None:
                 self._tokens = read_tokens(self._tokens_file)
-            if self.context is not None and self._certificate is not None:
-                load_certificate(self.context, self._certificate, self._key or self._certificate)
+            # Not into the context in force: OpenSSL drops its key for a certificate that does not
+            # fit, and renewals replace the two files one after the other.
+            self.context = self._new_context()
+            if self.context is not None:
                 self._check_expiry()
         except ConfigError as error:
             self.problem = str(error)

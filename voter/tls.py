@@ -16,7 +16,7 @@ from typing import Any
 
 from voter.errors import CertificateError
 
-__all__ = ["client_context", "expiry", "load_certificate", "name_in", "server_context"]
+__all__ = ["client_context", "expiry", "name_in", "server_context"]
 
 LONGEST_NAME = 64
 """Characters of a common name that are used (X.520 allows no more)."""
@@ -29,7 +29,7 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
-    load_certificate(context, certificate, key)
+    _load_certificate(context, certificate, key)
     if client_ca is not None:
         _load_ca(context, client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -47,7 +47,7 @@ def client_context(
     _restrict(context)
     _load_ca(context, ca)
     if certificate is not None:
-        load_certificate(context, certificate, key or certificate)
+        _load_certificate(context, certificate, key or certificate)
     return context
 
 
@@ -56,10 +56,10 @@ def _restrict(context: ssl.SSLContext) -> None:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
 
 
-def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Load a certificate with its chain, and its key, in place of those loaded before.
+def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Load a certificate with its chain, and its key, into a new context.
 
-    Raises CertificateError, and changes nothing then.
+    Raises CertificateError; the context cannot be used then.
     """
     _check_pem(certificate, "certificate")
     mode = _check_pem(key, "private key")

@@ -33,9 +33,8 @@ class Handshakes:
         self, connect: Callable[[], asyncio.Protocol], access: Access, limit: float
     ) -> None:
         """``connect`` makes the protocol of a connection; ``limit`` is in seconds."""
-        assert access.context is not None
         self.connect = connect
-        self.context = access.context
+        self.access = access
         self.limit = limit
         self.failed = 0
         self._open: dict[Handshake, None] = {}  # the oldest first
@@ -115,8 +114,10 @@ class Handshake(asyncio.Protocol):
             if pause > self._all.limit:
                 raise ConnectionAbortedError("too many handshakes wait")
             await asyncio.sleep(pause)
+            context = self._all.access.context
+            assert context is not None
             encrypted = await asyncio.get_running_loop().start_tls(
-                transport, self, self._all.context, server_side=True,
+                transport, self, context, server_side=True,
                 ssl_handshake_timeout=self._all.limit, ssl_shutdown_timeout=LINGER,
             )  # fmt: skip
         except OSError as error:

@@ -217,10 +217,14 @@ async def test_renewed_certificate_is_used_without_a_restart(nodes: Nodes, scrat
     node = await nodes.make(security(pair))
     trusting = client_context(authority.file)
     assert node.access is not None
-    pair.certificate.write_text("-----BEGIN CERTIFICATE-----\n")  # half written
-    await until(lambda: node.access is not None and node.access.problem)
-    async with await open_tls(node.port, trusting) as client:  # the former one serves
-        former = client.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    other = authority.sign("other").certificate.read_text()
+    former = None
+    for changed in ("-----BEGIN CERTIFICATE-----\n", other):  # half written; its key comes later
+        pair.certificate.write_text(changed)
+        before = node.access.problem
+        await until(lambda: node.access is not None and node.access.problem != before)  # noqa: B023
+        async with await open_tls(node.port, trusting) as client:  # the former one serves
+            former = client.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     authority.sign("server", days=20)
     await until(lambda: node.access is not None and not node.access.problem)
     async with await open_tls(node.port, trusting) as client:
