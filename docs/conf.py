@@ -6,6 +6,7 @@ pages too, and each relative link means the same in the site as on a forge.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
@@ -21,6 +22,7 @@ __all__ = ["setup"]
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS / "reference")]  # the command, and the directives
+os.environ["TRIVISOR_PURE"] = "1"  # the reference is made from sources: compiled modules have none
 
 from docs.diagrams import BLOCK, THEMES, picture  # noqa: E402
 
