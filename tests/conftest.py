@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -82,6 +84,21 @@ def container(container_root: Path) -> Iterator[Container]:
 def debian_package(shared_scratch: Path) -> Path:
     """Give the path of this checkout's Debian package, built once; the wheel is next to it."""
     return build_package(ROOT, shared_scratch / "dist")
+
+
+def pytest_configure() -> None:
+    """Have SIGTERM and SIGHUP end a run as Ctrl-C does: fixtures stop what they have started."""
+    mine = os.getpid()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == mine:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a fork of this process: it ends at once
+        os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not with nohup
+            signal.signal(number, interrupt)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
