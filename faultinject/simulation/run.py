@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -81,6 +82,9 @@ def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
     """Make one run.  ``watcher``, if given, observes it."""
     vars(daemon).update(Runner=SimRunner, gc=_NoCollector())
     vars(journal).update(RESERVE=RESERVE)
+    logger = logging.getLogger("voter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # a full disk, for example, is planned here: no warning to print
     collecting = gc.isenabled()
     gc.disable()  # it would close the coroutines of dead processes in the middle of a run
     world = World.current = World(plan, watcher)
@@ -95,6 +99,7 @@ def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
         if watcher is not None:
             watcher.finish()
         world.end()
+        logger.setLevel(level)
         if collecting:
             gc.enable()
     answered = sum(o.answer is not None for o in world.outcomes.values())

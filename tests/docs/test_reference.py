@@ -19,7 +19,7 @@ from voter.native_protocol import decode_response
 
 NATIVE = ROOT / "docs/reference/native.md"
 FILES = ROOT / "docs/reference/files.md"
-STATUSES = (400, 404, 405, 408, 413, 414, 417, 431, 501, 502, 503, 505)
+STATUSES = (400, 401, 403, 404, 405, 408, 413, 414, 417, 431, 501, 502, 503, 505)
 
 
 @pytest.mark.parametrize("name", TABLES)

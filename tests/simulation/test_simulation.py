@@ -21,7 +21,7 @@ SEEDS = int(os.environ.get("TRIVISOR_SEEDS", "300"))
 TRACES = """
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.run import run
-for seed in (*range(1, 21), *range(1 << 32, (1 << 32) + 10)):
+for seed in (*range(1, 20), 24, *range(1 << 32, (1 << 32) + 10)):
     result = run(make_plan(seed))
     print(seed, result.trace, result.steps, result.breaches)
 """
@@ -32,6 +32,7 @@ def traces(hash_seed: str) -> str:
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", TRACES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""  # the disk of seed 24 is full, which a voter logs as a warning
     return done.stdout
 
 
