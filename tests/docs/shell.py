@@ -24,8 +24,8 @@ from tests.project.tree import ROOT
 __all__ = ["Done", "Shell", "shown_as"]
 
 MARK = "\x01"
-WIDTH = 100
-"""Columns of the terminal that programs assume."""
+WIDTH = 120
+"""Columns of the terminal that programs assume: no cell of a table is wrapped, in either build."""
 
 
 class Done(NamedTuple):
