@@ -108,8 +108,9 @@ def obstacle(directory: Path, image: Path | None = None, *, embedded: bool) -> s
     if not _has_users():
         return "this container has no user numbers above 0x70000000: all guests run as root"
     directory = directory.resolve()
-    others = image.resolve().parents if image is not None else ()
-    for above in (*directory.parents, *(each for each in others if each != directory)):
+    elsewhere = image.resolve().parents if image is not None else ()
+    others = (each for each in elsewhere if directory not in (each, *each.parents))
+    for above in (*directory.parents, *others):
         with contextlib.suppress(OSError):
             if not above.stat().st_mode & stat.S_IXOTH:
                 return (
@@ -149,8 +150,21 @@ def open_to_guests(node: NodeSpec) -> None:
     else:
         Path(node.root).mkdir(mode=0o700, exist_ok=True)
         for path in (directory, Path(node.root)):
-            os.chown(path, -1, _group(node))
-            path.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IXGRP)
+            _admit(path, _group(node))
+        initrd = Path(node.guests[0].initrd)
+        mode = stat.S_IMODE(initrd.stat().st_mode)
+        if not mode & stat.S_IROTH:
+            # It holds a secret key.  Its directory keeps others out from now on, not its mode:
+            # libvirt gives the file to one guest after the other, and all of them must read it.
+            initrd.parent.chmod(0o700)
+            _admit(initrd.parent, _group(node))
+            initrd.chmod(mode | 0o044)
+
+
+def _admit(directory: Path, group: int) -> None:
+    """Let a group pass through a directory."""
+    os.chown(directory, -1, group)
+    directory.chmod(stat.S_IMODE(directory.stat().st_mode) | stat.S_IXGRP)
 
 
 def confine(guest: GuestSpec, account: Account | None) -> None:

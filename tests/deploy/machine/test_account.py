@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -23,7 +25,11 @@ def node_in(directory: Path, **changes: object) -> NodeSpec:
     kernel = directory / "vmlinux"
     kernel.touch()
     spec = planned(directory=str(directory))
-    guests = tuple(msgspec.structs.replace(each, kernel=str(kernel)) for each in spec.guests)
+    initrd = directory / "image" / "initrd"
+    initrd.parent.mkdir(exist_ok=True)
+    initrd.touch()
+    files = {"kernel": str(kernel), "initrd": str(initrd)}
+    guests = tuple(msgspec.structs.replace(each, **files) for each in spec.guests)
     return msgspec.structs.replace(spec, guests=guests, **changes)
 
 
@@ -40,6 +46,24 @@ def test_each_guest_has_a_user_and_all_have_one_group(scratch: Path) -> None:
     found = (scratch / "n").stat()
     assert stat.S_IMODE(found.st_mode) == 0o710
     assert {found.st_gid} == {each.gid for each in accounts if each is not None}
+
+
+@root_only
+def test_all_guests_read_an_image_that_holds_a_secret_key_and_others_do_not(scratch: Path) -> None:
+    node = node_in(scratch / "n")
+    (scratch / "n").chmod(0o755)
+    initrd = Path(node.guests[0].initrd)
+    initrd.chmod(0o600)
+    open_to_guests(node)
+    assert why_shared(node) == "", "a supervisor that takes over comes to the same result"
+    uids = [each.uid for each in map(partial(account_of, node), node.guests) if each is not None]
+    gid = initrd.parent.stat().st_gid
+    read = ["cat", str(initrd)]
+    for uid in uids:
+        os.chown(initrd, uids[0], gid)  # as libvirt does for the first guest
+        subprocess.run(read, user=uid, group=gid, extra_groups=[], check=True)
+    other = subprocess.run(read, user=uids[0] ^ 1, group=65534, extra_groups=[], check=False)
+    assert other.returncode != 0
 
 
 @root_only
