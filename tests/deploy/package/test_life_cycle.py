@@ -216,7 +216,7 @@ def test_stop_leaves_no_process_and_a_restored_backup_has_every_write(node: Cont
     put(node, "before", "stop")
     node.run(*stop, seconds=START_SECONDS)
     await_end(node)
-    for command in (pack, remove, unpack):
+    for command in (pack, remove, unpack, ["rm", "trivisor-backup.tgz"]):
         node.run(*command)
     node.run(*start, seconds=START_SECONDS)
     assert get(node, "before") == "stop"
