@@ -1,8 +1,10 @@
 """Open dashboards, as a process: python -m faultinject.bench.dashboard_readers LINK NUMBER
 
 It logs in by the link, opens so many streams, each on a connection of its own, and prints ``ready``
-once each is answered or closed.  It reads them until the end of its input, and then prints what it
-saw as JSON: streams, answers 503, connections closed without an answer, bytes.
+once each is answered or closed.  As many as the supervisor serves are asked for again until they
+are served: those of an earlier process may not be closed yet.  It reads them until the end of its
+input, and then prints what it saw as JSON: streams, answers 503, connections closed without an
+answer, bytes.
 """
 
 from __future__ import annotations
@@ -16,14 +18,26 @@ from collections import Counter
 import aiohttp
 
 from deploy.dashboard.access import REQUEST_HEADER
+from deploy.dashboard.server import MOST_STREAMS
 
 __all__ = ["main"]
 
 
-async def _read(session: aiohttp.ClientSession, seen: Counter[str], begun: asyncio.Event) -> None:
-    """Read one stream until it is cancelled."""
+PAUSE = 0.1
+"""Seconds until a stream that was not served is asked for again."""
+
+
+async def _read(
+    session: aiohttp.ClientSession, seen: Counter[str], begun: asyncio.Event, *, insist: bool
+) -> None:
+    """Read one stream until it is cancelled; with ``insist``, ask until it is served."""
     try:
-        async with session.get("api/stream") as answer:
+        answer = await session.get("api/stream")
+        while insist and answer.status == 503:
+            answer.close()
+            await asyncio.sleep(PAUSE)
+            answer = await session.get("api/stream")
+        async with answer:
             seen["streams" if answer.status == 200 else f"answers {answer.status}"] += 1
             begun.set()
             async for chunk in answer.content.iter_any():
@@ -47,7 +61,8 @@ async def _run(link: str, number: int) -> None:
             answer.raise_for_status()
         seen: Counter[str] = Counter()
         begun = [asyncio.Event() for _ in range(number)]
-        tasks = [asyncio.create_task(_read(session, seen, each)) for each in begun]
+        insist = number <= MOST_STREAMS
+        tasks = [asyncio.create_task(_read(session, seen, each, insist=insist)) for each in begun]
         await asyncio.gather(*(each.wait() for each in begun))
         sys.stdout.write("ready\n")
         sys.stdout.flush()
