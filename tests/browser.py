@@ -42,7 +42,7 @@ class Chromium:
             [CHROMIUM, *_OPTIONS, f"--user-data-dir={self._profile}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, preexec_fn=functools.partial(end_with_parent, os.getpid()),  # noqa: PLW1509
-            env=os.environ | {"HOME": str(self._profile)},
+            env=os.environ | {"HOME": str(self._profile), "TMPDIR": str(self._profile.parent)},
         )  # fmt: skip
         port = self._profile / "DevToolsActivePort"
         await until(lambda: port.exists() and "\n" in port.read_text(), "chromium listens")
