@@ -17,7 +17,7 @@ def test_every_threat_names_a_test_and_what_is_not_stopped() -> None:
     text = PAGE.read_text(encoding="utf-8").partition("## Threats")[2]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     header, *threats = rows
-    assert header[-2:] == ["shown by", "what does not stop him"]
+    assert header[-2:] == ["shown by", "what does not stop them"]
     assert len(threats) >= 4
     for threat in threats:
         assert len(threat) == len(header), threat
