@@ -35,7 +35,7 @@ from deploy.errors import DeployError
 from deploy.monitoring.supervisor_metrics import SupervisorMetrics
 from voter.commands.terminal import code_of
 
-__all__ = ["MOST_CONNECTIONS", "MOST_STREAMS", "DashboardServer"]
+__all__ = ["MOST_CONNECTIONS", "MOST_STREAMS", "DashboardServer", "HealOrder", "InjectOrder"]
 
 MOST_STREAMS = 100
 """Browsers that can watch at the same time; another one is answered 503."""
@@ -77,7 +77,7 @@ _Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
 class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of what the page posts."""
+    """Base of what the page and commands post."""
 
 
 _O = TypeVar("_O", bound=_Order)
@@ -87,13 +87,17 @@ class _LogIn(_Order, frozen=True):
     token: _Name
 
 
-class _Inject(_Order, frozen=True):
+class InjectOrder(_Order, frozen=True):
+    """A fault to inject into a guest, for ``seconds`` or until it is healed."""
+
     kind: _Name
     guest: _Name
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_SECONDS)] | None = None
 
 
-class _Heal(_Order, frozen=True):
+class HealOrder(_Order, frozen=True):
+    """A guest to heal."""
+
     guest: _Name
 
 
@@ -268,14 +272,14 @@ class DashboardServer:
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
         self._access.session_of(request)
-        order = await _read(request, _Inject)
+        order = await _read(request, InjectOrder)
         await self._node.inject(order.kind, order.guest, order.seconds)
         _log.info("fault injected from the dashboard", guest=order.guest, kind=order.kind)
         return web.Response(status=204)
 
     async def _heal(self, request: web.Request) -> web.StreamResponse:
         self._access.session_of(request)
-        order = await _read(request, _Heal)
+        order = await _read(request, HealOrder)
         return web.json_response(await self._node.heal(order.guest))
 
 

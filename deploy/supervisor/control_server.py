@@ -24,13 +24,14 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from deploy.dashboard.dashboard import TOKEN_LIFE, Dashboard
+from deploy.dashboard.server import HealOrder, InjectOrder
 from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
@@ -50,19 +51,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 _BAD_REQUEST = "TV0734"
-
-MOST_SECONDS = 2_592_000
-"""Longest time after which a fault is healed: 30 days."""
-
-
-class _Inject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    kind: str
-    guest: str
-    seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_SECONDS)] | None = None
-
-
-class _Heal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    guest: str
 
 
 class SupervisorControlServer:
@@ -157,12 +145,12 @@ class SupervisorControlServer:
             return _problem(503, lost, ExitCode.NOT_UP)
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
-        order = msgspec.json.decode(await request.read(), type=_Inject)
+        order = msgspec.json.decode(await request.read(), type=InjectOrder)
         record = await self._supervisor.inject(order.kind, order.guest, order.seconds)
         return web.json_response({"guest": order.guest} | msgspec.to_builtins(record))
 
     async def _heal(self, request: web.Request) -> web.StreamResponse:
-        order = msgspec.json.decode(await request.read(), type=_Heal)
+        order = msgspec.json.decode(await request.read(), type=HealOrder)
         return web.json_response(await self._supervisor.heal(order.guest))
 
     async def _link(self, request: web.Request) -> web.StreamResponse:
