@@ -28,13 +28,15 @@ from voter.config import Security
 from voter.errors import ConfigError, TokensError
 from voter.tls import expiry, server_context
 
-__all__ = ["Access", "digest_of", "read_tokens", "token_in"]
+__all__ = ["NAME", "Access", "digest_of", "read_tokens", "token_in"]
 
 PAUSE = 1.0
 """Seconds between looks at the files: no event reports a change on every file system."""
 MOST_TOKENS = 100_000
 """Lines of the file; more are an error."""
-_LINE = re.compile(r"([A-Za-z0-9._@-]{1,64})[ \t]+([0-9a-f]{64})(?:[ \t].*)?")
+NAME = r"[A-Za-z0-9._@-]{1,64}"
+"""The name of a token's client, as a regular expression."""
+_LINE = re.compile(rf"({NAME})[ \t]+([0-9a-f]{{64}})(?:[ \t].*)?")
 
 
 def digest_of(token: bytes) -> bytes:

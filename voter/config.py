@@ -79,7 +79,7 @@ class Timing(_Section, frozen=True, kw_only=True):
 class Security(_Section, frozen=True, kw_only=True):
     """TLS and tokens for clients on TCP; paths are relative to the configuration's directory.
 
-    Files that change are read again within a second, except ``client_ca``.
+    Files that change are read again within a second.
     """
 
     certificate: str | None = None  # PEM: the server's certificate, then its chain: TLS only

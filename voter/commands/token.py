@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from voter.access import digest_of, read_tokens
+from voter.access import NAME, digest_of, read_tokens
 from voter.commands.parameters import existing_file, output_file
 from voter.commands.terminal import CommandError, ExitCode, print_json, warn
 from voter.errors import TokensError
@@ -26,7 +26,6 @@ __all__ = ["PREFIX", "token"]
 
 PREFIX = "tvt_"
 """The start of a token, by which a leaked one can be searched for."""
-_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _HEADER = "# Clients' tokens, written by `trivisor token`: NAME SHA-256 DATE\n"
 
 
@@ -35,7 +34,7 @@ class _Name(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name."""
-        if not _NAME.fullmatch(value):
+        if not re.fullmatch(NAME, value):
             self.fail(f"{value!r} is not a name: 1 to 64 letters, digits, '.', '_', '-', '@'")
         return value
 
@@ -119,14 +118,19 @@ def _changing(path: Path) -> Iterator[list[str]]:
                 status = path.stat()
             yield lines
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                if status is not None:
-                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                    os.fchmod(file.fileno(), status.st_mode & 0o777)
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with open(descriptor, "w") as file:
+                    if status is not None:
+                        os.fchown(descriptor, status.st_uid, status.st_gid)
+                        os.fchmod(descriptor, status.st_mode & 0o777)
+                    file.writelines(lines)
+                    file.flush()
+                    os.fsync(descriptor)
+                temporary.rename(path)
+            except BaseException:
+                temporary.unlink()
+                raise
         finally:
             os.close(directory)
     except OSError as error:

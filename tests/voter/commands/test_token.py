@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -93,3 +94,23 @@ def test_file_that_is_not_one_of_tokens_is_kept(scratch: Path, text: str) -> Non
     done = run("add", "billing", "--tokens", file)
     assert isinstance(done.exception, TokensError)
     assert file.read_text(encoding="utf-8") == text
+
+
+def test_disk_that_fills_leaves_the_file_as_it_was_and_no_other(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = scratch / "tokens"
+    add("billing", file)
+    before = file.read_bytes()
+
+    def fill(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with raises("TV0974", "No space left"):
+        CliRunner().invoke(
+            command, ["token", "add", "audit", "--tokens", str(file)],
+            standalone_mode=False, catch_exceptions=False,
+        )  # fmt: skip
+    assert list(scratch.iterdir()) == [file]
+    assert file.read_bytes() == before
