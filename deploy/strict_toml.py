@@ -82,7 +82,7 @@ def _explain(problems: SpecProblems, error: msgspec.ValidationError | ValueError
     number = next((int(digits) for _, digits in parts if digits), 0)
     text = text.partition(" - at `")[0].replace("Object contains unknown field", "unknown key")
     if unknown := re.search(r"unknown key `([^`]+)`", text):
-        text += ": remove it, or correct its name"
+        text += ": correct its name, or take it out"
         problems.add(text, table=".".join(names), number=number, key=unknown[1])
         return
     if names:
