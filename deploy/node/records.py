@@ -177,6 +177,9 @@ class Layout:
         self.voter_log = directory / "voter.log"
         self.journal = _SYSTEM_JOURNAL if self.system else directory / "journal"
         self.last_run = directory / "last-run.json"  # events and consoles of the node that ended
+        self.patch = directory / "patch.json"  # the node's last patch
+        self.differences = directory / "patch-differences.jsonl"  # what its copy answered otherwise
+        self.patched_images = directory / "images"  # a directory for each patched image
         self.native_socket = native_socket(directory)
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"

@@ -1,0 +1,7 @@
+"""Patches: what differs between a patched copy and the node, what was expected, and the record.
+
+The supervisor starts the copy and promotes it (``deploy.supervisor.patcher``); the command is
+``trivisor patch``.  Here are the parts that need neither: ``differences`` compares two replies,
+``rules`` holds the expected differences, ``judgement`` decides whether the quarantine has ended,
+and ``record`` is the state of the patch on disk.
+"""
