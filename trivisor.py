@@ -160,7 +160,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "deploy.errors.ForeignState": ExitCode.FOREIGN,
     "deploy.commands.control_client.NotUp": ExitCode.NOT_UP,
     "deploy.supervisor.active_faults.FaultRefused": ExitCode.NOT_ALLOWED,
-    "faultinject.strict_toml.SpecError": ExitCode.USAGE,
+    "deploy.strict_toml.SpecError": ExitCode.USAGE,
     "faultinject.results.findings.FindingsFileError": ExitCode.USAGE,
     "faultinject.model.paired.ModelError": ExitCode.USAGE,
     "faultinject.campaign.store.database.StoreBusy": ExitCode.ALREADY_UP,
