@@ -267,8 +267,10 @@ def read_rules(text: str, name: str) -> RuleSet:
 
 def _check_rule(rule: Rule, number: int, problems: SpecProblems) -> None:
     patterns = [
-        ("expect", "path", rule.path), ("expect", "query", rule.query), ("expect", "body", rule.body),
-    ]  # fmt: skip
+        ("expect", "path", rule.path),
+        ("expect", "query", rule.query),
+        ("expect", "body", rule.body),
+    ]
     for side, condition in (("old", rule.old), ("new", rule.new)):
         patterns.append((f"expect.{side}", "body", condition.body))
         patterns += [(f"expect.{side}", "headers", each) for each in condition.headers.values()]
