@@ -40,7 +40,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One request that a patched copy answered otherwise than the node did.
 
     ``seq`` is the request's sequence number, ``time`` when it was seen (seconds since 1970).
-    ``other`` is the copy's reply, None without one.  ``behind``: seconds from the release to the
+    ``released`` is the node's reply, None if it was no longer kept.  ``other`` is the copy's reply,
+    None without one.  ``behind``: seconds from the release to the
     copy's reply, None if unknown.  ``cut``: only the beginnings of the replies were kept.
     ``reason`` is what the voter or the supervisor says of a crash or of a late copy.
     """
@@ -49,7 +50,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     replica: str
     time: float
     request: bytes = b""
-    released: bytes = b""
+    released: bytes | None = None
     other: bytes | None = None
     behind: float | None = None
     cut: bool = False
@@ -113,10 +114,10 @@ def compare(difference: Difference, *, latency: float = LATENCY_LIMIT) -> Compar
     )
 
 
-def decode(reply: bytes) -> Reply | None:
-    """Return a reply, or None if the bytes are no HTTP reply."""
+def decode(reply: bytes | None) -> Reply | None:
+    """Return a reply, or None if there is none or the bytes are no HTTP reply."""
     try:
-        return Reply.decode(reply)
+        return Reply.decode(reply) if reply is not None else None
     except MessageError:
         return None
 

@@ -144,9 +144,9 @@ class RuleSet:
             return False
         if rule.only_json and not _only_below(found, rule.only_json):
             return False
-        old = decode(difference.released)
-        new = decode(difference.other) if difference.other is not None else None
-        return self._reply_matches(rule.old, old) and self._reply_matches(rule.new, new)
+        return self._reply_matches(rule.old, decode(difference.released)) and self._reply_matches(
+            rule.new, decode(difference.other)
+        )
 
     def _request_matches(self, rule: Rule, asked: Request) -> bool:
         methods = [rule.method] if isinstance(rule.method, str) else rule.method

@@ -13,7 +13,7 @@ def reply(status: int = 200, body: bytes = b"", **headers: str) -> bytes:
 
 
 def difference(
-    old: bytes = b"",
+    old: bytes | None = b"",
     new: bytes | None = b"",
     *,
     method: str = "GET",

@@ -43,6 +43,11 @@ def test_cut_replies_with_equal_beginnings_differ_in_their_bodies() -> None:
     assert compare(difference(same, same, cut=True)).kinds == (Kind.BODY,)
 
 
+def test_reply_whose_released_one_was_not_kept_differs_in_its_body() -> None:
+    found = compare(difference(None, reply(200, b"a")))
+    assert (found.kinds, found.old, found.new) == ((Kind.BODY,), None, 200)
+
+
 def test_places_in_json_bodies_are_named() -> None:
     found = compare(
         difference(
