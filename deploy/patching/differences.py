@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -33,26 +33,32 @@ class Kind(enum.StrEnum):
     STATUS = "status"
     BODY = "body"
     HEADER = "header"
+    STATE = "state"  # the digests of the states differ, at a place where they were compared
     LATENCY = "latency"  # the reply came too late
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that a patched copy answered otherwise than the node did.
+Source = Literal["reply", "digest", "crash", "late"]
+"""What was noticed: a reply that differs, a digest that differs, that the copy's service ended, or
+that its replies come late on average."""
 
-    ``seq`` is the request's sequence number, ``time`` when it was seen (seconds since 1970).
-    ``released`` is the node's reply, None if it was no longer kept.  ``other`` is the copy's reply,
-    None without one.  ``behind``: seconds from the release to the
-    copy's reply, None if unknown.  ``cut``: only the beginnings of the replies were kept.
-    ``reason`` is what the voter or the supervisor says of a crash or of a late copy.
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing in which a patched copy differed from the node.
+
+    ``seq`` is the request's sequence number (of a crash: the last one before), ``time`` when it was
+    noticed (seconds since 1970).  ``released`` is the node's reply, ``other`` the copy's; None: it
+    was not kept.  ``behind``: seconds from the release to the copy's reply; of a late copy, on
+    average.  ``cut``: only the beginnings were kept.  ``reason``: more about a crash.
     """
 
+    kind: Source = "reply"
     seq: int
     replica: str
     time: float
     request: bytes = b""
     released: bytes | None = None
     other: bytes | None = None
-    behind: float | None = None
+    behind: float = 0.0
     cut: bool = False
     reason: str = ""
 
@@ -77,14 +83,18 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(self.kinds) or "none"
 
 
+_NO_REPLY: dict[str, Kind] = {
+    "digest": Kind.STATE, "crash": Kind.CRASH, "late": Kind.LATENCY
+}  # fmt: skip
+
+
 def compare(difference: Difference, *, latency: float = LATENCY_LIMIT) -> Comparison:
     """Return in what respects the two replies of a difference differ.
 
     ``latency``: seconds behind the release from which a reply counts as late.
     """
-    if difference.other is None:
-        late = difference.behind is not None and difference.behind > latency
-        return Comparison(kinds=(Kind.LATENCY if late else Kind.CRASH,))
+    if difference.kind in _NO_REPLY:
+        return Comparison(kinds=(_NO_REPLY[difference.kind],))
     old, new = decode(difference.released), decode(difference.other)
     kinds: list[Kind] = []
     headers: tuple[str, ...] = ()
@@ -103,7 +113,7 @@ def compare(difference: Difference, *, latency: float = LATENCY_LIMIT) -> Compar
             kinds.append(Kind.HEADER)
         if not kinds and difference.cut:
             kinds.append(Kind.BODY)  # it differs behind what was kept
-    if difference.behind is not None and difference.behind > latency:
+    if difference.behind > latency:
         kinds.append(Kind.LATENCY)
     return Comparison(
         kinds=tuple(kinds),

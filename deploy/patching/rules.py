@@ -1,7 +1,9 @@
 """Rules of expected differences: the bug that a patch fixes, declared before it is looked for.
 
 A rule explains a difference if all its conditions hold: on the request, on the released (old) reply
-and on the copy's (new) reply.  No rule explains a crash.  A file has one ``[[expect]]`` table for
+and on the copy's (new) reply.  If the voter no longer has the released reply (the copy answers
+requests of the log, as it catches up), the conditions on it are not checked.  No rule explains a
+crash, or a copy that is late on average.  A file has one ``[[expect]]`` table for
 each rule::
 
     [[expect]]
@@ -70,6 +72,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     body: str | None = None  # a regular expression that is found in the request's body
     json: dict[str, Any] = {}  # values at dotted paths of the request's JSON body
     kinds: list[Kind] = []  # the kinds that it explains: status, body, header, latency; none: all
+    state: bool = False  # it explains that the states differ, and nothing else
     old: ReplyCondition = ReplyCondition()  # what must hold of the released reply
     new: ReplyCondition = ReplyCondition()  # what must hold of the copy's reply
     only_json: list[str] = []  # the JSON bodies differ at or below these dotted paths only
@@ -137,16 +140,20 @@ class RuleSet:
 
     def matches(self, rule: Rule, difference: Difference, found: Comparison) -> bool:
         """Return whether all conditions of a rule hold but for ``kinds`` and ``most``."""
+        if rule.state or difference.kind != "reply":
+            return rule.state and found.kinds == (Kind.STATE,)
         asked = decode_asked(difference.request)
         if asked is None or not self._request_matches(rule, asked):
             return False
+        if not self._reply_matches(rule.new, decode(difference.other)):
+            return False
+        if difference.released is None:  # nobody can check the conditions on it
+            return True
         if rule.only_headers and not set(found.headers) <= {n.lower() for n in rule.only_headers}:
             return False
         if rule.only_json and not _only_below(found, rule.only_json):
             return False
-        return self._reply_matches(rule.old, decode(difference.released)) and self._reply_matches(
-            rule.new, decode(difference.other)
-        )
+        return self._reply_matches(rule.old, decode(difference.released))
 
     def _request_matches(self, rule: Rule, asked: Request) -> bool:
         methods = [rule.method] if isinstance(rule.method, str) else rule.method
@@ -286,9 +293,10 @@ def _check_rule(rule: Rule, number: int, problems: SpecProblems) -> None:
                 f"rule {rule.name!r}: {pattern[:60]!r} is no regular expression: {error}",
                 table=table, number=number, key=key,
             )  # fmt: skip
-    if Kind.CRASH in rule.kinds:
+    if wrong := {Kind.CRASH, Kind.STATE} & set(rule.kinds):
         problems.add(
-            f"rule {rule.name!r}: no rule can explain a crash: take it out of kinds",
+            f"rule {rule.name!r}: {min(wrong)} is none of the kinds that `kinds` can have: take it "
+            "out (no rule explains a crash; `state = true` explains different states)",
             table="expect", number=number, key="kinds",
         )  # fmt: skip
 

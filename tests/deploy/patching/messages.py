@@ -20,7 +20,7 @@ def difference(
     target: str = "/orders/7",
     body: bytes = b"",
     seq: int = 1,
-    behind: float | None = 0.01,
+    behind: float = 0.01,
     cut: bool = False,
 ) -> Difference:
     """Return a difference between the replies ``old`` and ``new``."""

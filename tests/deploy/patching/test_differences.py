@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.patching.differences import Difference, Kind, compare, json_at
+from deploy.patching.differences import Difference, Kind, Source, compare, json_at
 from tests.deploy.patching.messages import difference, reply
 
 
@@ -19,7 +19,7 @@ from tests.deploy.patching.messages import difference, reply
         (reply(200, b"a", etag="1"), reply(200, b"a", etag="2"), (Kind.HEADER,)),
         (reply(200, b"a", etag="1"), reply(200, b"a"), (Kind.HEADER,)),
         (reply(200, b"a"), b"no HTTP", (Kind.BODY,)),
-        (reply(200, b"a"), None, (Kind.CRASH,)),
+        (reply(200, b"a"), None, (Kind.BODY,)),
     ],
 )
 def test_kinds_name_what_differs(old: bytes, new: bytes | None, kinds: tuple[Kind, ...]) -> None:
@@ -35,7 +35,13 @@ def test_reply_that_comes_late_differs_in_latency() -> None:
     assert compare(difference(same, same, behind=0.9)).kinds == ()
     assert compare(difference(same, same, behind=1.1)).kinds == (Kind.LATENCY,)
     assert compare(difference(same, same, behind=0.3), latency=0.2).kinds == (Kind.LATENCY,)
-    assert compare(difference(same, None, behind=9.0)).kinds == (Kind.LATENCY,)
+
+
+@pytest.mark.parametrize(
+    "source,kind", [("crash", Kind.CRASH), ("digest", Kind.STATE), ("late", Kind.LATENCY)]
+)
+def test_what_is_no_reply_has_a_kind_of_its_own(source: Source, kind: Kind) -> None:
+    assert compare(Difference(kind=source, seq=1, replica="g4", time=0.0)).kinds == (kind,)
 
 
 def test_cut_replies_with_equal_beginnings_differ_in_their_bodies() -> None:

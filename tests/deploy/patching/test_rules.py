@@ -8,6 +8,7 @@ from textwrap import dedent
 
 import pytest
 
+from deploy.patching.differences import Difference
 from deploy.patching.rules import RuleSet, read_rules
 from tests.deploy.patching.messages import difference, reply
 from tests.errors import raises
@@ -84,6 +85,21 @@ def test_each_condition_is_required(
     assert found.explain(difference(**base | no)).rule is None  # type: ignore[arg-type]
 
 
+def test_state_is_explained_only_by_a_rule_that_says_so() -> None:
+    digest = Difference(kind="digest", seq=1000, replica="g4", time=0.0)
+    crash = Difference(kind="crash", seq=1000, replica="g4", time=0.0)
+    assert rules(FIXED).explain(digest).rule is None
+    found = rules('[[expect]]\nname = "other state"\nstate = true\n')
+    assert found.explain(digest).rule == "other state"
+    assert found.explain(crash).rule is None
+    assert found.explain(difference(OLD, NEW)).rule is None
+
+
+def test_conditions_on_a_reply_that_was_not_kept_are_not_checked() -> None:
+    assert rules(FIXED).explain(difference(None, NEW)).rule == "the total is rounded"
+    assert rules(FIXED).explain(difference(None, reply(500))).rule is None
+
+
 def test_rule_explains_at_most_so_many() -> None:
     found = rules('[[expect]]\nname = "r"\nmethod = "GET"\nmost = 2\n')
     seen = [found.explain(difference(reply(200, b"a"), reply(200, b"b"))).rule for _ in range(3)]
@@ -136,7 +152,7 @@ def test_rule_that_matches_everything_is_refused(text: str) -> None:
             "[[expect]]\nname = 'a'\npath = '/a'\n[[expect]]\nname = 'r'\n[expect.new]\nbody = '['",
             "line 7: rule 'r'",
         ),
-        ("[[expect]]\nname = 'r'\nkinds = ['crash']\npath='/a'", "no rule can explain a crash"),
+        ("[[expect]]\nname = 'r'\nkinds = ['crash']\npath='/a'", "crash is none of the kinds"),
         ("[[expect]]\nname = 'r'\npath='/a'\n[[expect]]\nname='r'\npath='/b'", "line 5: two rules"),
         ("[[expect]]\npath = '/a'", "name"),
         ("[[expect", "not TOML"),
