@@ -3,5 +3,5 @@
 The supervisor starts the copy and promotes it (``deploy.supervisor.patcher``); the command is
 ``trivisor patch``.  Here are the parts that need neither: ``differences`` compares two replies,
 ``rules`` holds the expected differences, ``judgement`` decides whether the quarantine has ended,
-and ``record`` is the state of the patch on disk.
+``store`` keeps the differences and ``record`` the state of the patch on disk.
 """

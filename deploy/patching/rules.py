@@ -3,7 +3,8 @@
 A rule explains a difference if all its conditions hold: on the request, on the released (old) reply
 and on the copy's (new) reply.  If the voter no longer has the released reply (the copy answers
 requests of the log, as it catches up), the conditions on it are not checked.  No rule explains a
-crash, or a copy that is late on average.  A file has one ``[[expect]]`` table for
+crash, a copy that is late on average, or another state: while versions are mixed, replicas with
+different states could outvote nobody.  A file has one ``[[expect]]`` table for
 each rule::
 
     [[expect]]
@@ -72,7 +73,6 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     body: str | None = None  # a regular expression that is found in the request's body
     json: dict[str, Any] = {}  # values at dotted paths of the request's JSON body
     kinds: list[Kind] = []  # the kinds that it explains: status, body, header, latency; none: all
-    state: bool = False  # it explains that the states differ, and nothing else
     old: ReplyCondition = ReplyCondition()  # what must hold of the released reply
     new: ReplyCondition = ReplyCondition()  # what must hold of the copy's reply
     only_json: list[str] = []  # the JSON bodies differ at or below these dotted paths only
@@ -140,8 +140,8 @@ class RuleSet:
 
     def matches(self, rule: Rule, difference: Difference, found: Comparison) -> bool:
         """Return whether all conditions of a rule hold but for ``kinds`` and ``most``."""
-        if rule.state or difference.kind != "reply":
-            return rule.state and found.kinds == (Kind.STATE,)
+        if difference.kind != "reply":
+            return False
         asked = decode_asked(difference.request)
         if asked is None or not self._request_matches(rule, asked):
             return False
@@ -295,8 +295,8 @@ def _check_rule(rule: Rule, number: int, problems: SpecProblems) -> None:
             )  # fmt: skip
     if wrong := {Kind.CRASH, Kind.STATE} & set(rule.kinds):
         problems.add(
-            f"rule {rule.name!r}: {min(wrong)} is none of the kinds that `kinds` can have: take it "
-            "out (no rule explains a crash; `state = true` explains different states)",
+            f"rule {rule.name!r}: no rule can explain a {min(wrong)} difference: take it out of "
+            "kinds",
             table="expect", number=number, key="kinds",
         )  # fmt: skip
 
