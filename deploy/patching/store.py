@@ -39,7 +39,7 @@ def difference_of(document: Mapping[str, Any]) -> Difference:
     """
     try:
         parts = {
-            key: b64decode(document[key]) if document[key] is not None else None
+            key: b64decode(document[key], validate=True) if document[key] is not None else None
             for key in ("request", "released", "other")
         }
         cut = any(
