@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -27,8 +27,7 @@ from deploy.errors import DeployError
 from deploy.machine.spec import GuestState
 from deploy.node.interfaces import GuestPort
 from deploy.node.records import Layout
-from deploy.patching.differences import LATENCY_LIMIT, Difference
-from deploy.patching.judgement import Finding, Quarantine, classify, judge
+from deploy.patching.judgement import Finding, Quarantine
 from deploy.patching.record import (
     PatchImage,
     PatchRecord,
@@ -38,77 +37,22 @@ from deploy.patching.record import (
     write_patch,
 )
 from deploy.patching.rules import RuleSet, read_rules
-from deploy.patching.store import DifferenceStore
 from deploy.supervisor.observer import EventHistory, NodeObserver
+from deploy.supervisor.patch_orders import NoPatch, PatchOrder, Slots, check_format
+from deploy.supervisor.quarantine import QuarantineWatch, rules_of
 from deploy.supervisor.storage import Storage
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 
-__all__ = ["NoPatch", "PatchOrder", "Patcher", "Slots"]
+__all__ = ["Patcher"]
 
 PASS_INTERVAL = 0.5
 """Seconds between passes without an event: a quarantine also ends by time."""
 WRITE_INTERVAL = 5.0
 """Seconds between records of how many replies were compared."""
-LATE_SAMPLE = 20
-"""Compared replies over which the copy's delay is averaged."""
 WAIT_WARNING = 60.0
 """Seconds that a promotion waits for all voters before it says so in the log."""
 
 _log = structlog.get_logger(__name__)
-
-
-class NoPatch(DeployError):
-    """There is no patch in the phase that an order is for."""
-
-    error_code = "TV0770"
-
-
-class Slots(Protocol):
-    """What patching needs of the node's guests and their roles (``membership``)."""
-
-    @property
-    def roles(self) -> Mapping[str, str]:
-        """The role of each guest, as the voter has it.  Empty while it does not answer."""
-
-    @property
-    def busy(self) -> str:
-        """Which other operation is under way, or ""."""
-
-    async def open(self, image: PatchImage, slot: str) -> None:
-        """Start a VM with this image in a slot, as an observer; return once it has caught up.
-
-        Idempotent.  Raises DeployError; the slot is then free again.
-        """
-
-    def free(self) -> str:
-        """Return the free slot.  Raises DeployError if there is none."""
-
-    async def replace(self, old: str, new: str, *, active: int) -> None:
-        """Let ``new`` vote in the place of ``old``, in one step, and end the VM of ``old``.
-
-        Idempotent.  Raises DeployError; nothing has changed then.  ``active``: so many voters must
-        be active afterwards.
-        """
-
-    async def close(self, slot: str) -> None:
-        """Retire a slot that does not vote, and end its VM.  Idempotent."""
-
-
-class PatchOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of the order that starts a patch; see ``PatchRecord``.
-
-    ``name`` and ``state_format``: the service's, where the command knows them.
-    """
-
-    title: str
-    image: PatchImage
-    name: str | None = None
-    state_format: int | None = None
-    after: int | None = None
-    seconds: float | None = None
-    auto: bool = False
-    rules: str = ""
-    rules_name: str = ""
 
 
 class Patcher:
@@ -150,11 +94,10 @@ class Patcher:
         except DeployError as error:
             self._unreadable = error
             _log.error("no patch can be made", error=str(error), error_code="TV0779")
-        self._store = DifferenceStore(layout.differences)
-        self._rules = _parse(self.record)
-        self._findings: list[Finding] = classify(self._store.differences, self._rules)
-        self._compared: tuple[int, int, float] | None = None  # voter, compared, seconds behind
-        self._ended: tuple[int, int] | None = None  # voter, incarnations of the copy that ended
+        self._watch = QuarantineWatch(
+            layout, observer, control, storage, observed=self._observed, changed=self._wake.set
+        )
+        self._watch.use(rules_of(self.record))
         self._written = 0.0
         self._waiting_since: float | None = None
         self.waits_for = ""
@@ -185,7 +128,7 @@ class Patcher:
                 remedy="give a service, packages or an image that differ",
                 error_code="TV0769",
             )
-        self._check_format(order)
+        check_format(order, self._layout)
         rules = read_rules(order.rules, order.rules_name) if order.rules else RuleSet()
         slot = self._slots.free()
         number = self.record.number + 1 if self.record is not None else 1
@@ -194,42 +137,9 @@ class Patcher:
             seconds=order.seconds, auto=order.auto, rules=order.rules,
             rules_name=order.rules_name, began=time.time(), slot=slot,
         )  # fmt: skip
-        self._storage.write(self._layout.differences.name, self._store.clear)
+        self._watch.clear(rules)
         self._save(record.note(f"the patched copy starts in {slot}"))
-        self._rules, self._findings = rules, []
-        self._compared = self._ended = None
-        self._wake.set()
         return record
-
-    def _check_format(self, order: PatchOrder) -> None:
-        """Raise DeployError if the patched service could not continue the node's states."""
-        wanted = (order.name, order.state_format)
-        held = self._held()
-        if order.name is None or held is None or wanted == held:
-            return
-        raise DeployError(
-            f"the patched service is {order.name} with state format {order.state_format}, and the "
-            f"node holds states of {held[0]} with {held[1]}",
-            remedy="keep name and state_format: a running node cannot change the format of its "
-            "state",
-            error_code="TV0772",
-        )
-
-    def _held(self) -> tuple[str, int] | None:
-        """Return service and state format of the node's journal, None if they are not known."""
-
-        class Identity(msgspec.Struct):
-            service: str | None = None
-            state_format: int | None = None
-
-        try:
-            data = (self._layout.journal / "identity.json").read_bytes()
-            identity = msgspec.json.decode(data, type=Identity)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        if identity.service is None or identity.state_format is None:
-            return None
-        return identity.service, identity.state_format
 
     def promote(self, *, force: bool = False) -> PatchRecord:
         """End the quarantine: the voters are replaced next.  Raises NoPatch, DeployError."""
@@ -269,21 +179,25 @@ class Patcher:
         self._save(
             msgspec.structs.replace(record, rules=text, rules_name=name).note(f"rules of {name}")
         )
-        self._rules = rules
-        self._findings = classify(self._store.differences, rules)
+        self._watch.use(rules)
         return record
 
     def verdict(self) -> Quarantine:
         """Return the state of the quarantine.  Raises NoPatch if there never was a patch."""
         if self.record is None:
             raise NoPatch("this node has no patch", remedy="start one: `trivisor patch start`")
-        now = self.record.ended or time.time()
-        return judge(self.record, self._findings, now=now, lost=self._store.lost)
+        return self._watch.verdict(self.record)
 
     @property
     def findings(self) -> list[Finding]:
         """The differences of the last patch, the oldest first."""
-        return list(self._findings)
+        return list(self._watch.findings)
+
+    def _observed(self) -> PatchRecord | None:
+        """Return the patch whose copy is observed now, or None."""
+        record = self.record
+        observed = record is not None and record.phase in (Phase.PREPARING, Phase.QUARANTINE)
+        return record if observed else None
 
     def keeps(self, slot: str) -> bool:
         """Return whether the VM in a slot that does not vote belongs to the patch under way."""
@@ -337,27 +251,29 @@ class Patcher:
 
     # ---- passes
 
-    def taken_over(self, *, running: bool) -> None:
-        """Begin: the node runs on (``running``), or has just been started anew.
+    def begin(self, *, taken_over: bool) -> None:
+        """Begin, once the guests run: they continued to run (``taken_over``), or are new.
 
-        The guests of a new node all run the node's image, so a patch under way is at its end.
+        The copy of a new node's patch is gone.  A promotion continues in any case: each guest keeps
+        the image that it was started with, or, after `down`, all start with the node's.
         """
         record = self.record
-        if record is None or record.final or running:
+        if record is None or record.final:
             return
-        adopted = self._running().image == record.new.image
-        reason = "the node was restarted meanwhile: all guests run the "
-        if record.phase is Phase.PROMOTING and adopted:
-            self._save(advance(record, Phase.DONE, "done: " + reason + "patched image"))
+        running = self._running().image
+        if running not in (record.old.image, record.new.image):
+            why = "the node was started with another image"
+        elif not taken_over and record.phase in (Phase.PREPARING, Phase.QUARANTINE):
+            why = "the node was restarted, and its copy is gone"
+        else:
             return
         if record.phase is Phase.PROMOTING:
             record = advance(record, Phase.REVERTING, "reverting")
-        reason += "patched image" if adopted else "unpatched image"
-        self._save(advance(record, Phase.ABORTED, "aborted", reason=reason))
+        self._save(advance(record, Phase.ABORTED, "aborted", reason=why))
 
     async def run(self) -> None:
         """Carry patches out until cancelled."""
-        following = asyncio.create_task(self._follow(), name="differences")
+        following = asyncio.create_task(self._watch.follow(), name="differences")
         try:
             while True:
                 self._wake.clear()
@@ -385,7 +301,7 @@ class Patcher:
         if record.phase is Phase.PREPARING:
             await self._prepare(record)
         elif record.phase is Phase.QUARANTINE:
-            await self._watch(record)
+            await self._observe(record)
         elif record.phase in (Phase.PROMOTING, Phase.REVERTING):
             await self._move(record)
         elif record.slot is not None:
@@ -403,7 +319,7 @@ class Patcher:
                 self._reject(record, f"the patched copy does not start: {error}")
             return
         if self.record is record:
-            self._compared = self._ended = None
+            self._watch.begin()
             self._save(advance(record, Phase.QUARANTINE, f"{slot} answers every request"))
 
     async def _unless_changed(self, record: PatchRecord, work: Any) -> None:
@@ -425,88 +341,27 @@ class Patcher:
 
     # ---- quarantine
 
-    async def _watch(self, record: PatchRecord) -> None:
+    async def _observe(self, record: PatchRecord) -> None:
         """Count what was compared; end the quarantine if it is over."""
         slot = record.slot
         assert slot is not None
         guest = self._guests[slot]
         if guest.state in (GuestState.DEAD, GuestState.ABSENT):
-            self._note("crash", record, slot, reason=f"the copy's VM is {guest.state}")
+            self._watch.note("crash", slot, reason=f"the copy's VM is {guest.state}")
             self._reject(record, f"the copy's virtual machine ended ({guest.state})")
             return
         status = await self._observer.poll()
-        replica = self._observer.replicas.get(slot, {})
-        record = self._count(record, slot, int(status.get("pid") or 0), replica)
+        counted = self._watch.count(record, slot, int(status.get("pid") or 0))
+        if counted != record:
+            self.record = record = counted
+            if time.monotonic() - self._written > WRITE_INTERVAL:
+                self._save(record)
         verdict = self.verdict()
         if record.auto and verdict.unexpected:
             what = ", ".join(f"{count} x {label}" for label, count in verdict.unexpected.items())
             self._reject(record, f"unexpected differences: {what}")
         elif record.auto and verdict.passed:
             self._promote(record, "automatically")
-
-    def _count(
-        self, record: PatchRecord, slot: str, voter: int, replica: Mapping[str, Any]
-    ) -> PatchRecord:
-        """Add what the copy was compared in since the last pass; note its crashes and delays."""
-        compared, behind = int(replica.get("compared", 0)), float(replica.get("behind_seconds", 0))
-        ended = int(replica.get("incarnations_ended", 0))
-        if self._ended is not None and self._ended[0] == voter and ended > self._ended[1]:
-            reason = str(replica.get("reason", ""))
-            self._note("crash", record, slot, reason=f"the copy's service ended: {reason}")
-        self._ended = (voter, ended)
-        before = self._compared
-        if before is None or before[0] != voter or compared < before[1]:
-            self._compared = (voter, compared, behind)
-            return record
-        more = compared - before[1]
-        if more == 0:
-            return record
-        delay = (behind - before[2]) / more
-        if more >= LATE_SAMPLE and delay > LATENCY_LIMIT:
-            self._note("late", record, slot, behind=delay, reason=f"over {more} replies")
-        self._compared = (voter, compared, behind)
-        record = msgspec.structs.replace(record, compared=record.compared + more)
-        self.record = record
-        if time.monotonic() - self._written > WRITE_INTERVAL:
-            self._save(record)
-        return record
-
-    def _note(self, kind: Any, record: PatchRecord, slot: str, **facts: Any) -> None:
-        """Keep a difference that the supervisor notices itself."""
-        seq = int((self._observer.voter_status or {}).get("seq", 0))
-        found = Difference(kind=kind, seq=seq, replica=slot, time=time.time(), **facts)
-        self._storage.write(self._layout.differences.name, lambda: self._store.add(found))
-        self._findings += classify([found], self._rules)
-
-    async def _follow(self) -> None:
-        """Receive the differences of the copy from the voter, until cancelled."""
-        while True:
-            record = self.record
-            if record is None or record.phase not in (Phase.PREPARING, Phase.QUARANTINE):
-                await asyncio.sleep(PASS_INTERVAL)  # a patch begins seldom, and nothing is lost
-                continue
-            with contextlib.suppress(VoterUnreachable):
-                status = await self._control.status()
-                voter = int(status.get("pid") or 0)
-                since = self._store.next_after(voter)
-                async for document in self._control.differences(since):
-                    self._receive(voter, document)
-                    record = self.record
-                    if record is None or record.phase not in (Phase.PREPARING, Phase.QUARANTINE):
-                        break
-            await asyncio.sleep(0.1)  # the voter restarts, and no event reports its return
-
-    def _receive(self, voter: int, document: Mapping[str, Any]) -> None:
-        record = self.record
-        if record is None or record.slot is None:
-            return
-        slot, kept = record.slot, len(self._store.differences)
-        self._storage.write(
-            self._layout.differences.name,
-            lambda: self._store.receive(voter, document, slot, record.began),
-        )
-        self._findings += classify(self._store.differences[kept:], self._rules)
-        self._wake.set()
 
     # ---- promotion, and the way back
 
@@ -515,11 +370,8 @@ class Patcher:
         roles = await self._read_roles()
         forward = record.phase is Phase.PROMOTING
         voters = {name for name, role in roles.items() if role == "voter"}
-        promoted = set(record.promoted) & voters
-        slot = record.slot
-        if slot in voters:  # the step was made, and not recorded
-            promoted = promoted | {slot} if forward else promoted
-            slot = None
+        promoted = {name for name in voters if self._slots.image(name) == record.new.initrd}
+        slot = record.slot if record.slot not in voters else None  # else the step was made
         if slot != record.slot or promoted != set(record.promoted):
             record = msgspec.structs.replace(
                 record, slot=slot, promoted=tuple(sorted(promoted))
@@ -534,16 +386,19 @@ class Patcher:
             self._save(record)
             slot = record.slot
         assert slot is not None
-        if forward and len(promoted) + 1 >= self._of - len(voters - promoted) + 1:
-            self._adopt_if_majority(record, len(promoted) + 1)
         await self._unless_changed(record, self._slots.open(record.target, slot))
         if self.record is record:
+            self._adopt_majority(record, len(promoted) + (1 if forward else -1))
             await self._replace(record, self._next_voter(wrong), slot)
 
-    def _adopt_if_majority(self, record: PatchRecord, patched: int) -> None:
-        """Make the new image the node's before a majority of voters runs it."""
-        if 2 * patched > self._of and self._running().image != record.new.image:
-            self._adopt(record.new)
+    def _adopt_majority(self, record: PatchRecord, patched: int) -> None:
+        """Make the image of the majority that of the node, in which all guests start anew.
+
+        The journal's last requests were answered by that majority.
+        """
+        image = record.new if 2 * patched > self._of else record.old
+        if self._running().image != image.image:
+            self._adopt(image)
 
     async def _read_roles(self) -> Mapping[str, str]:
         await self._observer.poll()
@@ -580,11 +435,10 @@ class Patcher:
 
     async def _finish(self, record: PatchRecord) -> None:
         if record.phase is Phase.PROMOTING:
-            self._adopt_if_majority(record, self._of)
+            self._adopt_majority(record, self._of)
             self._save(advance(record, Phase.DONE, "all voters run the patched image"))
         else:
-            if self._running().image != record.old.image:
-                self._adopt(record.old)
+            self._adopt_majority(record, 0)
             self._save(advance(record, Phase.ABORTED, "all voters run the unpatched image"))
 
     async def _clear_slot(self, record: PatchRecord, slot: str) -> None:
@@ -618,10 +472,3 @@ class Patcher:
             "waits_for": self.waits_for or None,
             "steps": msgspec.to_builtins(record.steps),
         }
-
-
-def _parse(record: PatchRecord | None) -> RuleSet:
-    """Return the rules of a record: they were checked before it was written."""
-    if record is None or not record.rules:
-        return RuleSet()
-    return read_rules(record.rules, record.rules_name)
