@@ -125,6 +125,8 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     accel_reason: str
     manifest: str
     service: str = ""  # identifies what replays the journal in the guests; "": not known
+    packages: tuple[str, ...] = ()  # Debian packages that a patch has added to the image
+    pinned: bool = False  # a patch made this image: the same service starts from it again
     managed: bool = False  # systemd runs the supervisor and the voter
 
 
