@@ -64,9 +64,18 @@ def classify(differences: Sequence[Difference], rules: RuleSet) -> list[Finding]
 
 
 def judge(
-    record: PatchRecord, findings: Sequence[Finding], *, now: float, lost: int = 0
+    record: PatchRecord,
+    findings: Sequence[Finding],
+    *,
+    now: float,
+    lost: int = 0,
+    pending: int = 0,
 ) -> Quarantine:
-    """Return the state of a patch's quarantine at ``now`` (seconds since 1970)."""
+    """Return the state of a patch's quarantine at ``now`` (seconds since 1970).
+
+    ``lost`` differences were not kept; ``pending`` ones were counted by the voter, and are on their
+    way.
+    """
     unexpected: dict[str, int] = {}
     expected: dict[str, int] = {}
     for finding in findings:
@@ -85,6 +94,8 @@ def judge(
         missing.append(f"{count} unexpected difference{'s' * (count > 1)}")
     if lost:
         missing.append(f"{lost} difference{'s' * (lost > 1)} that could not be kept")
+    if pending:
+        missing.append(f"{pending} difference{'s' * (pending > 1)} on the way from the voter")
     if record.quarantined is None:
         missing.append("the copy does not answer requests yet")
     if after is not None and record.compared < after:

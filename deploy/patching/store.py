@@ -76,6 +76,10 @@ class DifferenceStore:
         """All kept differences, the oldest first."""
         return [line.difference for line in self._lines]
 
+    def received(self, voter: int) -> int:
+        """Return how many differences of this voter were kept or lost."""
+        return sum(line.voter == voter for line in self._lines) + self.lost
+
     def next_after(self, voter: int) -> int:
         """Return the number of the last difference that was seen of this voter, or 0."""
         return self._source[1] if self._source[0] == voter else 0

@@ -319,7 +319,9 @@ class Patcher:
                 self._reject(record, f"the patched copy does not start: {error}")
             return
         if self.record is record:
+            status = await self._observer.poll()
             self._watch.begin()
+            self._watch.count(record, slot, int(status.get("pid") or 0))  # the replies before
             self._save(advance(record, Phase.QUARANTINE, f"{slot} answers every request"))
 
     async def _unless_changed(self, record: PatchRecord, work: Any) -> None:

@@ -57,6 +57,7 @@ class QuarantineWatch:
         """The differences, the oldest first."""
         self._compared: tuple[int, int, float] | None = None  # voter, compared, seconds behind
         self._ended: tuple[int, int] | None = None  # voter, incarnations of the copy that ended
+        self._differed = (0, 0)  # voter, differences of the copy that it has counted
 
     def use(self, rules: RuleSet) -> None:
         """Judge all differences by these rules from now on."""
@@ -66,12 +67,18 @@ class QuarantineWatch:
     def clear(self, rules: RuleSet) -> None:
         """Forget all differences: another patch begins."""
         self._storage.write(self._file, self._store.clear)
-        self._compared = self._ended = None
+        self._compared, self._ended, self._differed = None, None, (0, 0)
         self.use(rules)
 
     def verdict(self, record: PatchRecord) -> Quarantine:
         """Return the state of a patch's quarantine."""
-        return judge(record, self.findings, now=record.ended or time.time(), lost=self._store.lost)
+        return judge(
+            record,
+            self.findings,
+            now=record.ended or time.time(),
+            lost=self._store.lost,
+            pending=max(0, self._differed[1] - self._store.received(self._differed[0])),
+        )
 
     def begin(self) -> None:
         """Count from now on: the quarantine begins."""
@@ -88,6 +95,7 @@ class QuarantineWatch:
         if self._ended is not None and self._ended[0] == voter and ended > self._ended[1]:
             self.note("crash", slot, reason=f"the copy's service ended: {replica.get('reason')}")
         self._ended = (voter, ended)
+        self._differed = (voter, int(replica.get("differed", 0)))
         before, self._compared = self._compared, (voter, compared, behind)
         if before is None or before[0] != voter or compared <= before[1]:
             return record

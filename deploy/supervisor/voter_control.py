@@ -69,15 +69,27 @@ class VoterControl:
 
     async def events(self, since: int) -> AsyncIterator[dict[str, Any]]:
         """Yield the changes of replicas after ``since``, as they come.  Raises VoterUnreachable."""
+        async for event in self._stream("events", since):
+            yield event
+
+    async def differences(self, since: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield what replicas without a vote answered otherwise, after ``since``, as it comes.
+
+        Raises VoterUnreachable.
+        """
+        async for difference in self._stream("differences", since):
+            yield difference
+
+    async def _stream(self, name: str, since: int) -> AsyncIterator[dict[str, Any]]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT)
-        url = f"http://voter/events?since={since}"
+        url = f"http://voter/{name}?since={since}"
         try:
             async with self._client.get(url, timeout=timeout) as answer:
                 async for line in answer.content:
                     if line.strip():
                         yield json.loads(line)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise VoterUnreachable(f"the voter's events ended: {error}") from error
+            raise VoterUnreachable(f"the voter's {name} ended: {error}") from error
 
     @property
     def _client(self) -> aiohttp.ClientSession:

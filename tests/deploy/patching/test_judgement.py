@@ -62,5 +62,10 @@ def test_difference_that_was_not_kept_stops_it() -> None:
     assert found.waits_for == "2 differences that could not be kept"
 
 
+def test_difference_that_is_on_its_way_stops_it() -> None:
+    found = judge(in_quarantine(after=1, compared=5), [], now=200.0, pending=1)
+    assert found.waits_for == "1 difference on the way from the voter"
+
+
 def test_nothing_is_passed_before_the_copy_answers() -> None:
     assert not judge(a_patch(), [], now=1e9).passed
