@@ -4,13 +4,21 @@
 GET /status                   everything, as JSON
 GET /events?since=ID          incidents with an id over ID (0: all that are kept), one JSON object a
                               line, then each new one as it comes; an empty line every 15 s
+GET /differences?since=ID     replies of replicas without a vote that differ from the released
+                              ones, in the same form (``voter.reports.Difference``)
 GET /trace/ID                 what happened to a recent request (``voter.trace``), as JSON
+POST /roles                   change roles (below); answers once the change is durable
 POST /drain                   take no new requests; answers once nobody waits for a result
 POST /stop                    end the voter as SIGTERM does: it first answers its open requests
 POST /replicas/NAME/admit     allow a replica to come back, and connect to it at once
 POST /replicas/NAME/expel     take a replica out of the vote; body ``{"reason": "..."}``
 GET /livez, /readyz, /metrics as on the HTTP front end
 ============================= ===================================================================
+
+A change of roles is ``{"version": V, "roles": {NAME: ROLE, ...}, "reason": TEXT}``.  Only the named
+replicas change, and only if the table has version V (``roles`` in the status).  The roles are
+voter, learner, observer and retired.  409 if the table has another version, or if the change is
+impossible now (``voter.core.roles``); the answer holds the table.
 
 Only root, the voter's user, the owner of the socket's file and a group to which it is open may use
 it; others get 403.  Errors are problems (``voter.frontend.problem``).
@@ -32,11 +40,14 @@ from guests.protocol.message import Reply
 from voter import log
 from voter.config import Timing
 from voter.core import events as ev
+from voter.core.events import Fail, RolesChanged
+from voter.core.replica import CAUGHT_UP
 from voter.frontend.connection import HttpConnection, HttpFrontEnd
-from voter.frontend.problem import problem_of_status
+from voter.frontend.problem import problem, problem_of_failure, problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
-from voter.runner import Runner
+from voter.reports import EventLog
+from voter.runner import RolesResult, Runner
 from voter.sockets import Trusted
 from voter.trace import LATENCY_BOUNDS, UnknownRequest
 
@@ -47,12 +58,20 @@ __all__ = ["VoterControlServer", "describe"]
 
 _STARTED = time.time()  # before the configuration is read
 HEARTBEAT = 15.0
-"""Seconds without an incident after which an event stream carries an empty line."""
+"""Seconds without an event after which an event stream carries an empty line."""
 BODY_LIMIT = 64 << 10
 """Largest body of a request, in bytes; a larger one is answered 413."""
 
 _PARTS = {"replicas": 3, "trace": 2}
 """Parts of a path that has more than one."""
+
+
+class _RoleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a change of roles."""
+
+    version: int
+    roles: dict[str, str]
+    reason: str = ""
 
 
 class _Expulsion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,8 +124,8 @@ class VoterControlServer(HttpFrontEnd):
         path, _, query = request.target.partition("?")
         parts = path.split("/")[1:]
         allowed = {
-            "status": "GET, HEAD", "events": "GET", "drain": "POST", "stop": "POST",
-            "replicas": "POST", "trace": "GET",
+            "status": "GET, HEAD", "events": "GET", "differences": "GET", "drain": "POST",
+            "stop": "POST", "roles": "POST", "replicas": "POST", "trace": "GET",
         }.get(parts[0])  # fmt: skip
         if path in self._reserved:
             connection.answer(self._reserved.answer(request))
@@ -129,7 +148,11 @@ class VoterControlServer(HttpFrontEnd):
         elif parts[0] == "trace":
             connection.answer(self._trace(parts[1]))
         elif parts[0] == "events":
-            self._stream_events(connection, query)
+            self._stream(connection, query, self._runner.reports.incidents)
+        elif parts[0] == "differences":
+            self._stream(connection, query, self._runner.reports.differences)
+        elif parts[0] == "roles":
+            self._change_roles(connection, request.body)
         elif parts[0] == "stop":
             connection.answer(_json({"stopping": True}))
             self._stop()
@@ -153,27 +176,55 @@ class VoterControlServer(HttpFrontEnd):
         await self._runner.drained()
         connection.answer(_json({"pending": self._runner.waiting}))
 
-    def _stream_events(self, connection: HttpConnection, query: str) -> None:
+    def _change_roles(self, connection: HttpConnection, body: bytes) -> None:
+        """Change roles; answer once that is durable."""
+        try:
+            wanted = msgspec.json.decode(body, type=_RoleRequest)
+        except msgspec.DecodeError as error:
+            text = f'expected {{"version": V, "roles": {{NAME: ROLE}}}}: {error}'
+            connection.answer(problem_of_status(400, text))
+            return
+
+        def answer(result: RolesResult) -> None:
+            table = describe_roles(self._runner)
+            if isinstance(result, Fail):
+                connection.answer(problem_of_failure(result))
+            elif isinstance(result, RolesChanged):
+                connection.answer(_json({"version": result.version, "seq": result.seq} | table))
+            elif result.unknown:
+                connection.answer(problem_of_status(404, result.detail))
+            elif result.wait:
+                connection.answer(problem_of_status(503, result.detail))
+            else:
+                kind, code = ("stale-roles", "TV0242") if result.stale else ("roles", "TV0241")
+                text = f"The roles were not changed: {result.detail}"
+                connection.answer(problem(kind, code, text, 409, result.detail, extra=table))
+
+        self._runner.change_roles(wanted.version, wanted.roles, wanted.reason, answer)
+
+    def _stream(self, connection: HttpConnection, query: str, events: EventLog[Any]) -> None:
         fields = dict(part.partition("=")[::2] for part in query.split("&"))
         since = fields.get("since", "0")
         if since.isascii() and since.isdigit() and len(since) <= 18:
             connection.start_stream("application/x-ndjson")
-            self._run(connection, self._send_events(connection, int(since)))
+            self._run(connection, self._send_events(connection, events, int(since)))
         else:
-            text = f"since={since!r} is not the id of an incident"
+            text = f"since={since!r} is not the id of an event"
             connection.answer(problem_of_status(400, text))
 
-    async def _send_events(self, connection: HttpConnection, after: int) -> None:
+    async def _send_events(
+        self, connection: HttpConnection, events: EventLog[Any], after: int
+    ) -> None:
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT):
-                    incidents = await self._runner.incidents.after(after)
+                    found = await events.after(after)
             except TimeoutError:
                 connection.write(b"\n")
                 continue
-            lines = [msgspec.json.encode(incident._asdict()) + b"\n" for incident in incidents]
+            lines = [msgspec.json.encode(event._asdict()) + b"\n" for event in found]
             connection.write(b"".join(lines))
-            after = incidents[-1].id
+            after = found[-1].id
 
     def _change_replica(self, name: str, action: str, body: bytes) -> Reply:
         """Admit or expel a replica."""
@@ -195,6 +246,12 @@ class VoterControlServer(HttpFrontEnd):
         return _json({"name": replica.name, "state": replica.state, "reason": replica.reason})
 
 
+def describe_roles(runner: Runner) -> dict[str, Any]:
+    """Return the table of roles and its version, as plain data."""
+    members = runner.engine.members
+    return {"roles": {"version": members.roles_version, "table": members.roles}}
+
+
 def describe(runner: Runner) -> dict[str, Any]:
     """Return everything an operator may ask, as plain data."""
     engine, replicas = runner.engine, []
@@ -203,8 +260,9 @@ def describe(runner: Runner) -> dict[str, Any]:
         replicas.append(
             {
                 "name": replica.name,
-                "role": "observer" if replica.observer else "voter",
+                "role": str(replica.role),
                 "state": str(replica.state),
+                "caught_up": replica.state in CAUGHT_UP,
                 "reason": replica.reason,
                 "link": link.address.text,
                 "link_problem": link.problem,
@@ -215,6 +273,9 @@ def describe(runner: Runner) -> dict[str, Any]:
                 "compiled": welcome.build.endswith(compiled.MARK) if welcome else None,
                 "lag": replica.requests,
                 "dissents": replica.dissents,
+                "compared": replica.compared,
+                "differed": replica.differed,
+                "behind_seconds": replica.behind,
                 "incarnations_ended": replica.incarnations_ended,
             }
         )
@@ -244,6 +305,7 @@ def describe(runner: Runner) -> dict[str, Any]:
             "digest": (engine.log.checkpoint.digest or b"").hex() or None,
         },
         "replicas": replicas,
+        **describe_roles(runner),
         "latency": {"bounds": LATENCY_BOUNDS, "counts": runner.latency},  # of seconds
         "counters": runner.counters
         | {"incarnations_ended": engine.members.incarnations_ended, "failures": runner.failures},

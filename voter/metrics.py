@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from voter.core.events import Failure
-from voter.core.replica import State
+from voter.core.replica import Role, State
 from voter.exposition import (
     LONGEST_EXEMPLAR,
     Exemplar,
@@ -86,6 +86,15 @@ FAMILIES = {
     "trivisor_journal_last_sync_seconds": Family("gauge", "Duration of the last sync"),
     "trivisor_replica_state": Family(
         "gauge", "1 for the state a replica is in, 0 for others", ("replica", "state")
+    ),
+    "trivisor_replica_role": Family(
+        "gauge", "1 for the role of a replica, 0 for others", ("replica", "role")
+    ),
+    "trivisor_replica_compared_total": Family(
+        "counter", "Replies of a replica without a vote that were compared", _REPLICA
+    ),
+    "trivisor_replica_differed_total": Family(
+        "counter", "Replies and digests of such a replica that differed from the voted", _REPLICA
     ),
     "trivisor_replica_lag_requests": Family(
         "gauge", "Requests sent to a replica and not yet answered", _REPLICA
@@ -192,6 +201,13 @@ class Metrics:
                 for replica in members
                 for state in State
             ],
+            "trivisor_replica_role": [
+                ((replica.name, str(role)), replica.role is role)
+                for replica in members
+                for role in Role
+            ],
+            "trivisor_replica_compared_total": [((each.name,), each.compared) for each in members],
+            "trivisor_replica_differed_total": [((each.name,), each.differed) for each in members],
             "trivisor_replica_lag_requests": [((each.name,), each.requests) for each in members],
             "trivisor_replica_dissents_total": [((each.name,), each.dissents) for each in members],
             "trivisor_replica_incarnations_ended_total": [
