@@ -169,10 +169,6 @@ class ReplicaLink(asyncio.Protocol):
         except (OSError, TimeoutError) as error:
             self.close(f"cannot connect to {self.address.text}: {str(error) or 'timed out'}")
             return
-        if not self._enabled.is_set():
-            self.close("retired")
-            await self._closed.wait()
-            return
         self.epoch = self._random64()
         greeting = wire.PROTOCOL.to_bytes(2) + bytes([self.index])
         hello = encode(FrameKind.HELLO, self.epoch, 0, greeting)
@@ -207,14 +203,14 @@ class ReplicaLink(asyncio.Protocol):
         self._retry = FIRST_RETRY
         self._reconnect.set()
 
-    def enable(self, enabled: bool, reason: str = "") -> None:
-        """Let the link connect, or close it, for this reason, and keep it closed."""
+    def enable(self, enabled: bool) -> None:
+        """Let the link connect; or close it and keep it closed, for its replica is retired."""
         if enabled:
             self._enabled.set()
             self.reconnect_now()
         else:
             self._enabled.clear()
-            self.close(reason)
+            self.close("retired")
 
     def reset_backoff(self) -> None:
         """Begin with short pauses at the next loss, for the replica votes."""

@@ -87,15 +87,9 @@ FAMILIES = {
     "trivisor_replica_state": Family(
         "gauge", "1 for the state a replica is in, 0 for others", ("replica", "state")
     ),
-    "trivisor_replica_role": Family(
-        "gauge", "1 for the role of a replica, 0 for others", ("replica", "role")
-    ),
-    "trivisor_replica_compared_total": Family(
-        "counter", "Replies of a replica without a vote that were compared", _REPLICA
-    ),
-    "trivisor_replica_differed_total": Family(
-        "counter", "Replies and digests of such a replica that differed from the voted", _REPLICA
-    ),
+    "trivisor_replica_role": Family("gauge", "1 for a replica's role, else 0", ("replica", "role")),
+    "trivisor_replica_compared_total": Family("counter", "Replies compared, not counted", _REPLICA),
+    "trivisor_replica_differed_total": Family("counter", "Those of them that differed", _REPLICA),
     "trivisor_replica_lag_requests": Family(
         "gauge", "Requests sent to a replica and not yet answered", _REPLICA
     ),
@@ -202,9 +196,7 @@ class Metrics:
                 for state in State
             ],
             "trivisor_replica_role": [
-                ((replica.name, str(role)), replica.role is role)
-                for replica in members
-                for role in Role
+                ((each.name, str(role)), each.role is role) for each in members for role in Role
             ],
             "trivisor_replica_compared_total": [((each.name,), each.compared) for each in members],
             "trivisor_replica_differed_total": [((each.name,), each.differed) for each in members],

@@ -10,7 +10,7 @@ import asyncio
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from voter import log
 from voter.core import events as ev
@@ -24,17 +24,6 @@ DIFFERENCE_BYTES = 4 << 20
 """Bytes of all differences that are kept; the oldest are dropped."""
 MOST_EVENTS = 1000
 """Events of one log that are kept; the oldest are dropped."""
-
-
-class Numbered(Protocol):
-    """An event with its number in its log."""
-
-    @property
-    def id(self) -> int:
-        """The number, from 1 on."""
-
-
-E = TypeVar("E", bound=Numbered)
 
 
 class Incident(NamedTuple):
@@ -53,7 +42,7 @@ class Difference(NamedTuple):
     """A reply of a replica without a vote that differs from the released one, or its digest.
 
     Requests and replies are canonical bytes (``guests.protocol.message``), in base64, cut at
-    LONGEST_PART; the sizes are those of the whole.  None: it was not kept.
+    LONGEST_PART.  None: it was not kept.
     """
 
     id: int
@@ -66,14 +55,15 @@ class Difference(NamedTuple):
     request: str | None
     released: str | None
     other: str | None
-    request_size: int
-    released_size: int | None
-    other_size: int | None
+    sizes: tuple[int | None, ...]  # bytes of request, released and other reply
 
     @property
     def size(self) -> int:
         """The bytes that it takes."""
         return sum(len(part or "") for part in (self.request, self.released, self.other))
+
+
+E = TypeVar("E", Incident, Difference)
 
 
 class EventLog(Generic[E]):
@@ -82,9 +72,9 @@ class EventLog(Generic[E]):
     def __init__(self, most_bytes: int = 0, size: Callable[[E], int] = lambda event: 0) -> None:
         """Keep MOST_EVENTS events, and of those ``most_bytes`` bytes as ``size`` counts them."""
         self.kept: deque[E] = deque()
-        self._most_bytes, self._size = most_bytes, size
-        self._bytes = 0
-        self._last = 0
+        self._size: Callable[[E], int] = size
+        self._most_bytes = most_bytes
+        self._bytes = self._last = 0
         self._news = asyncio.Event()  # set at the next event, and then replaced
 
     @property
@@ -113,10 +103,6 @@ class EventLog(Generic[E]):
             if found:
                 return found
             await news.wait()
-
-
-def _cut(part: bytes | None) -> str | None:
-    return None if part is None else b64encode(part[:LONGEST_PART]).decode()
 
 
 class Reports:
@@ -159,24 +145,19 @@ class Reports:
 
     def differed(self, effect: ev.Differed) -> None:
         """Report a difference."""
-        replica, released, other = self._members[effect.replica], effect.released, effect.other
-        self.differences.add(
-            Difference(
-                id=self.differences.next_id,
-                time=self._wall(),
-                replica=replica.name,
-                role=str(replica.role),
-                kind="reply" if effect.request else "digest",
-                seq=effect.seq,
-                behind=effect.behind,
-                request=_cut(effect.request),
-                released=_cut(released),
-                other=_cut(other),
-                request_size=len(effect.request),
-                released_size=None if released is None else len(released),
-                other_size=None if other is None else len(other),
-            )
+        replica, log_ = self._members[effect.replica], self.differences
+        kind = "reply" if effect.request else "digest"
+        parts = effect.request, effect.released, effect.other
+        request, released, other = (
+            None if part is None else b64encode(part[:LONGEST_PART]).decode() for part in parts
         )
+        sizes = tuple(None if part is None else len(part) for part in parts)
+        log_.add(
+            Difference(
+                log_.next_id, self._wall(), replica.name, str(replica.role), kind, effect.seq,
+                effect.behind, request, released, other, sizes,
+            )
+        )  # fmt: skip
 
     def voided(self, effect: ev.Voided) -> None:
         """Report a request that all replicas skip from now on."""

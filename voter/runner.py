@@ -59,9 +59,7 @@ RolesResult = ev.RolesChanged | ev.RolesRefused | Fail
 
 
 class Clock(NamedTuple):
-    """The two clocks: ``steady`` in seconds (never backwards), ``wall_ns`` in nanoseconds since
-    1970.
-    """
+    """The clocks: ``steady`` in seconds, never backwards; ``wall_ns`` in nanoseconds since 1970."""
 
     steady: Callable[[], float]
     wall_ns: Callable[[], int]
@@ -135,6 +133,8 @@ class Runner:
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
         self.latency_sum = 0.0
         self.reports = Reports(self.engine.members, clock.wall_ns, self.counters)
+        self.blocked: Callable[[bytes], str] | None = None  # voter.blocked_clients
+        self.drop_client: list[Callable[[bytes], None]] = []  # the front ends close its connections
         self._waiting: dict[int, _Waiting] = {}
         self._idle = asyncio.Event()
         self._ticket = 0
@@ -178,7 +178,7 @@ class Runner:
                 group.create_task(self.journal.run(), name="journal")
             for link, replica in zip(self.links, self.engine.members, strict=True):
                 if replica.role is Role.RETIRED:
-                    link.enable(False, "retired")
+                    link.enable(False)
                 group.create_task(link.run(), name=f"link {replica.name}")
             group.create_task(self._watch_time(), name="timer")
 
@@ -211,7 +211,6 @@ class Runner:
         """Order a request at the end of this turn; ``call`` gets the result, once.
 
         Return the ticket.  ``ids``: names by which the request can be traced.
-
         With ``once``, a retry of an ordered request is not ordered again: it gets the same answer.
         """
         now = self._clock.steady()
@@ -408,10 +407,9 @@ class Runner:
 
     def _role_assigned(self, effect: ev.RoleAssigned) -> None:
         self.reports.role_assigned(effect)
-        if effect.after == Role.RETIRED:
-            self._identities.forget(effect.replica)
         if Role.RETIRED in (effect.before, effect.after):
-            self.links[effect.replica].enable(effect.after != Role.RETIRED, "retired")
+            self._identities.forget(effect.replica)
+            self.links[effect.replica].enable(effect.after != Role.RETIRED)
 
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,

@@ -221,7 +221,7 @@ class Scenario:
                 return f"role of {self._names((replica,))} {before} -> {after} at {seq}"
             case ev.RolesChanged(_, version, seq):
                 return f"roles {version} at {seq}"
-            case ev.RolesRefused(_, detail):
+            case ev.RolesRefused(_, _, detail):
                 return f"roles refused: {detail}"
             case ev.Differed(replica, seq, _, released, other):
                 name, *parts = self._names((replica,)), released or b"?", other or b"?"

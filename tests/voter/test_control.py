@@ -88,6 +88,9 @@ async def test_expel_and_admit(nodes: Nodes) -> None:
     assert (await call(node, "POST", "/replicas/g1/expel")).json["state"] == "expelled"
 
 
+PARTS = ("request", "released", "other")
+
+
 def roles_body(version: int, **roles: str) -> bytes:
     return json.dumps({"version": version, "roles": roles, "reason": "a test"}).encode()
 
@@ -159,7 +162,7 @@ async def test_differences_of_an_observer_are_streamed(nodes: Nodes) -> None:
     assert (found["replica"], found["role"], found["kind"]) == ("g4", "observer", "reply")
     assert b"PUT /kv/a" in b64decode(found["request"])
     assert b64decode(found["released"]) != b64decode(found["other"])
-    assert found["released_size"] == len(b64decode(found["released"]))
+    assert found["sizes"] == [len(b64decode(found[name])) for name in PARTS]
     assert found["behind"] >= 0
     replica = (await call(node, "GET", "/status")).json["replicas"][3]
     assert (replica["compared"], replica["differed"]) == (2, 1)

@@ -12,16 +12,17 @@ A node without such replicas keeps nothing and pays one check of a bit mask for 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
 from voter.core.batch import Batch
 from voter.core.engine_time import EngineTime
+from voter.core.entries import Record
 from voter.core.events import Differed, Effect
 from voter.core.membership import Membership
-from voter.core.order import TAG_SIZE, LogEntry, tag
+from voter.core.order import TAG_SIZE, tag
 from voter.core.poll import Poll
 from voter.core.replica import Replica
 
@@ -33,19 +34,25 @@ that: its differences are reported without the released reply."""
 ENTRY_BYTES = 100
 """Bytes of memory of a kept vote, besides its replies (estimate)."""
 
+Tags = Mapping[int, bytes]
+"""The ballots of a vote by replica: tags, or payloads of a batch."""
+Replies = Sequence[bytes | None]
+
 
 class _Kept(NamedTuple):
-    """The winning replies of one vote: those to the requests from ``first`` to ``last``."""
+    """The winning replies of one vote: those to the requests from ``first`` on."""
 
     first: int
-    last: int
     at: float  # engine time at which the vote was won
-    batch: Batch | None
-    replies: bytes  # the reply, or the winning payload of the batch
+    replies: Sequence[bytes]
 
     @property
     def size(self) -> int:
-        return len(self.replies) + ENTRY_BYTES
+        return sum(map(len, self.replies)) + ENTRY_BYTES
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.replies)
 
 
 @dataclass
@@ -61,110 +68,79 @@ class Comparisons:
     # ------------------------------------------------------------ votes that are won
 
     def settled(
-        self,
-        poll: Poll,
-        winner: bytes,
-        value: bytes | None,
-        ballots: Mapping[int, bytes],
-        replies: Mapping[bytes, bytes],
+        self, poll: Poll, value: bytes | None, ballots: Tags, replies: Mapping[bytes, bytes]
     ) -> None:
         """Compare the ballots of a poll that was won just now; keep the reply for later ones.
 
         ``replies``: the long replies of the poll, by tag.
         """
-        if value is not None and self._is_awaited(poll.sent, ballots):
-            self._keep(_Kept(poll.seq, poll.seq, self.time.now, None, value))
-        request = poll.record.request if poll.record is not None else b""
+        if value is not None:
+            self._keep(poll.seq, [value], poll.sent, ballots)
         for replica in self._watched(ballots):
             ballot = ballots[replica.index]
-            other = ballot if len(ballot) < TAG_SIZE or not request else replies.get(ballot)
-            replica.compared += bool(request)
-            if ballot != winner:
-                self._report(replica, poll.seq, request, value, other, 0.0)
+            other = ballot if len(ballot) < TAG_SIZE else replies.get(ballot)
+            self._compare(replica, poll.seq, poll.record, ballot == poll.winner, value, other)
 
-    def settled_all(self, batch: Batch, winner: bytes, ballots: Mapping[int, bytes]) -> None:
+    def settled_all(self, batch: Batch, replies: Sequence[bytes], ballots: Tags) -> None:
         """Do the same for a batch."""
-        kept = _Kept(batch.seq, batch.records[-1].seq, self.time.now, batch, winner)
-        if self._is_awaited(batch.sent, ballots):
-            self._keep(kept)
+        self._keep(batch.seq, replies, batch.sent, ballots)
         for replica in self._watched(ballots):
-            self._compare_all(replica, batch, ballots[replica.index], kept)
+            self._compare_all(replica, batch, ballots[replica.index], replies)
 
-    def _is_awaited(self, sent: int, ballots: Mapping[int, bytes]) -> bool:
-        """Whether a watched replica has not answered yet."""
-        return bool(sent & self.members.watched & ~sum(1 << index for index in ballots))
-
-    def _watched(self, ballots: Mapping[int, bytes]) -> list[Replica]:
+    def _watched(self, ballots: Tags) -> list[Replica]:
         members = self.members
         return [members[index] for index in ballots if members.watched >> index & 1]
 
     # ---------------------------------------------------------------- late replies
 
-    def late(self, replica: Replica, poll: Poll, value: bytes) -> None:
-        """Compare a reply to a poll that was won before."""
-        kept = self._find(poll.seq)
-        behind = self.time.now - kept.at if kept is not None else 0.0
-        record = poll.record
-        if record is not None:
-            replica.compared += 1
-            replica.behind += behind
-        if tag(value) != poll.winner:
-            request = record.request if record is not None else b""
-            released = self._released(kept, poll.seq)
-            if released is None and poll.winner is not None and len(poll.winner) < TAG_SIZE:
-                released = poll.winner
-            self._report(replica, poll.seq, request, released, value, behind)
+    def late(
+        self, replica: Replica, seq: int, record: Record | None, right: bytes, value: bytes
+    ) -> None:
+        """Compare a reply with ``right``, the tag of the reply that won before."""
+        kept = self._find(seq)
+        released = right if len(right) < TAG_SIZE else None
+        behind = 0.0
+        if kept is not None:
+            released, behind = kept.replies[seq - kept.first], self.time.now - kept.at
+        self._compare(replica, seq, record, tag(value) == right, released, value, behind)
         self._drop_answered()
 
     def late_all(self, replica: Replica, batch: Batch, payload: bytes) -> None:
         """Compare the replies to a batch that was won before."""
-        self._compare_all(replica, batch, payload, self._find(batch.seq))
+        kept = self._find(batch.seq)
+        replies = kept.replies if kept is not None else [None] * len(batch.records)
+        behind = self.time.now - kept.at if kept is not None else 0.0
+        self._compare_all(replica, batch, payload, replies, behind)
         self._drop_answered()
 
-    def replayed(self, replica: Replica, entry: LogEntry, value: bytes) -> None:
-        """Compare a reply to a write of the log, of which only the tag is known."""
-        winner = entry.tag
-        replica.compared += winner is not None
-        if winner is not None and tag(value) != winner:
-            released = winner if len(winner) < TAG_SIZE else None
-            record = entry.record
-            self._report(replica, record.seq, record.request, released, value, 0.0)
-
     def _compare_all(
-        self, replica: Replica, batch: Batch, payload: bytes, kept: _Kept | None
+        self, replica: Replica, batch: Batch, payload: bytes, replies: Replies, behind: float = 0.0
     ) -> None:
-        behind = self.time.now - kept.at if kept is not None else 0.0
-        count = len(batch.records)
-        replica.compared += count
-        replica.behind += behind * count
-        if tag(payload) == batch.winner:
-            return
-        others = batch.replies(payload) or [b""] * count
-        known = batch.replies(kept.replies) if kept is not None else None
-        released: list[bytes | None] = [*known] if known else [None] * count
-        for record, right, win, other in zip(
-            batch.records, batch.tags, released, others, strict=True
+        others = batch.replies(payload) or [b""] * len(batch.records)
+        for record, right, won, other in zip(
+            batch.records, batch.tags, replies, others, strict=True
         ):
-            if tag(other) != right:
-                self._report(replica, record.seq, record.request, win, other, behind)
+            self._compare(replica, record.seq, record, tag(other) == right, won, other, behind)
 
-    def _report(
-        self,
-        replica: Replica,
-        seq: int,
-        request: bytes,
-        released: bytes | None,
-        other: bytes | None,
-        behind: float,
-    ) -> None:
-        replica.differed += 1
-        self.effects.append(Differed(replica.index, seq, request, released, other, behind))
+    def _compare(
+        self, replica: Replica, seq: int, record: Record | None, agrees: bool,
+        released: bytes | None, other: bytes | None, behind: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Count a comparison; report a difference.  ``record``: None for a digest."""
+        replica.compared += record is not None
+        replica.behind += behind
+        if not agrees:
+            replica.differed += 1
+            request = record.request if record is not None else b""
+            self.effects.append(Differed(replica.index, seq, request, released, other, behind))
 
     # ------------------------------------------------------------- what is kept
 
-    def _keep(self, kept: _Kept) -> None:
-        self.kept.append(kept)
-        self.kept_bytes += kept.size
+    def _keep(self, first: int, replies: Sequence[bytes], sent: int, ballots: Tags) -> None:
+        """Keep the replies of a vote if a watched replica has not answered yet."""
+        if sent & self.members.watched & ~sum(1 << index for index in ballots):
+            self.kept.append(kept := _Kept(first, self.time.now, replies))
+            self.kept_bytes += kept.size
         while self.kept_bytes > KEPT_BYTES:
             self._drop_oldest()
 
@@ -176,25 +152,12 @@ class Comparisons:
 
         Votes may be won in another order, so some is dropped later than it could be.
         """
-        members = self.members
-        first = min(
-            (
-                members[index].outstanding[0][0]
-                for index in members.live
-                if members.watched >> index & 1 and members[index].outstanding
-            ),
-            default=inf,
-        )
-        while self.kept and self.kept[0].last < first:
+        watched, replicas = self.members.watched, self.members.replicas
+        waits = [r.outstanding[0][0] for r in replicas if watched >> r.index & 1 and r.outstanding]
+        first = min(waits, default=inf)
+        while self.kept and self.kept[0].end <= first:
             self._drop_oldest()
 
     def _find(self, seq: int) -> _Kept | None:
         """Return the vote on ``seq`` if it is kept.  It usually is the oldest one."""
-        return next((each for each in self.kept if each.first <= seq <= each.last), None)
-
-    def _released(self, kept: _Kept | None, seq: int) -> bytes | None:
-        if kept is None or kept.batch is None:
-            return kept.replies if kept is not None else None
-        replies, records = kept.batch.replies(kept.replies), kept.batch.records
-        seqs = [record.seq for record in records]
-        return replies[seqs.index(seq)] if replies is not None and seq in seqs else None
+        return next((each for each in self.kept if each.first <= seq < each.end), None)

@@ -114,10 +114,11 @@ class Engine:
             limits, time, log, journal, members, polls, dedup, effects
         )
         throttle = self.throttle = Throttle(limits)
-        self.comparisons = Comparisons(time, members, effects)
+        comparisons = self.comparisons = Comparisons(time, members, effects)
         incarnations = self.incarnations = Incarnations(
-            limits, time, log, journal, members, polls, checkpoints, gate, throttle, effects
-        )
+            limits, time, log, journal, members, polls, checkpoints, gate, throttle, comparisons,
+            effects,
+        )  # fmt: skip
         self.roles = RoleTable(limits, journal, members, polls, gate, incarnations, effects)
         suspects = self.suspects = Suspects(time, members)
         self.intake = Intake(
@@ -253,7 +254,7 @@ class Engine:
         """Settle a batch, as ``_settle`` does one request."""
         ballots, active = self.polls.settle_batch(batch, winner, replies), self.members.active
         if batch.sent & self.members.watched:
-            self.comparisons.settled_all(batch, winner, ballots)
+            self.comparisons.settled_all(batch, replies, ballots)
         dissent = {i: payload for i, payload in ballots.items() if payload != winner}
         agreed = sum(index in active and index not in dissent for index in ballots)
         journal, dedup = self.journal, self.dedup
@@ -288,19 +289,13 @@ class Engine:
         replica.heard_at(self._time.now)
         if poll is None:
             entry = self.log.find(seq)
-            if entry is not None and replica.role is not Role.VOTER:
-                self.comparisons.replayed(replica, entry, value)
-            if entry is not None and entry.tag is not None and tag(value) != entry.tag:
-                self.incarnations.dissented(replica, seq)
+            if entry is not None and entry.tag is not None:
+                self.incarnations.compare(replica, seq, entry.record, entry.tag, value)
         elif poll.winner is not None:
             poll.unanswered -= 1
             if not poll.unanswered:
                 del self.polls.open[seq]
-            agrees = tag(value) == poll.winner
-            if replica.role is not Role.VOTER:
-                self.comparisons.late(replica, poll, value)
-            if not agrees:
-                self.incarnations.dissented(replica, seq)
+            agrees = self.incarnations.compare(replica, seq, poll.record, poll.winner, value)
             if poll.record is None:
                 self.checkpoints.keeper_voted(replica, seq, agrees=agrees)
         else:
@@ -350,7 +345,7 @@ class Engine:
         long_replies = poll.long_replies
         ballots = self.polls.stop_counting(poll, winner)
         if poll.sent & self.members.watched:
-            self.comparisons.settled(poll, winner, value, ballots, long_replies or {})
+            self.comparisons.settled(poll, value, ballots, long_replies or {})
         if poll.record is not None:
             self.followers.settled(poll.seq, ballots, waiting=self.checkpoints.votes_wait)
         dissent: list[int] = []

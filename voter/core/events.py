@@ -356,15 +356,13 @@ class RolesChanged(Effect, frozen=True, gc=False):
 class RolesRefused(Effect, frozen=True, gc=False):
     """Report that a change of roles was not made, and why.
 
-    ``unknown``: it names a replica or a role that does not exist.  ``stale``: the table has another
-    version.  ``wait``: nothing is wrong with the change; the journal cannot take it now.
+    ``problem``: ``not-found`` (no such replica or role), ``stale-roles`` (the table has another
+    version), ``roles`` (impossible) or ``not-executed`` (the journal cannot take it now).
     """
 
     ticket: int
+    problem: str
     detail: str
-    unknown: bool = False
-    stale: bool = False
-    wait: bool = False
 
 
 class Differed(Effect, frozen=True, gc=False):

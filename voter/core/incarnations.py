@@ -33,13 +33,14 @@ from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
+from voter.core.comparisons import Comparisons
 from voter.core.engine_time import EngineTime
-from voter.core.entries import Void
+from voter.core.entries import Record, Void
 from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
 from voter.core.membership import Membership
-from voter.core.order import LogEntry, OrderLog
+from voter.core.order import LogEntry, OrderLog, tag
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
@@ -62,6 +63,7 @@ class Incarnations:
     checkpoints: Checkpoints
     gate: ReleaseGate
     throttle: Throttle
+    comparisons: Comparisons
     effects: list[Effect]
 
     # ---------------------------------------------------------------- joining
@@ -221,6 +223,17 @@ class Incarnations:
         elif replica.state is State.ABSENT:
             replica.suspect = True
             self.members.change(replica, Cause.EXPELLED, event.reason, 0)
+
+    def compare(
+        self, replica: Replica, seq: int, record: Record | None, right: bytes, value: bytes
+    ) -> bool:
+        """Return whether a late reply (or digest) has the winning tag; if not, it is a dissent."""
+        agrees = tag(value) == right
+        if replica.role is not Role.VOTER:
+            self.comparisons.late(replica, seq, record, right, value)
+        if not agrees:
+            self.dissented(replica, seq)
+        return agrees
 
     def dissented(self, replica: Replica, seq: int) -> None:
         """Expel a replica whose answer differs from the majority's.

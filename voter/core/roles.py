@@ -59,15 +59,11 @@ class RoleTable:
     def change(self, event: ChangeRoles) -> None:
         """Make a change, or refuse it."""
         members, journal = self.members, self.journal
-        refused = self._find_problem(event)
-        if refused is not None:
-            self.effects.append(refused)
+        if (refused := self._find_problem(event)) is not None:
+            self.effects.append(RolesRefused(event.ticket, *refused))
             return
-        changed = [
-            (replica, Role(event.roles[replica.name]))
-            for replica in members
-            if event.roles.get(replica.name, replica.role) != replica.role
-        ]
+        wanted = ((r, Role(event.roles.get(r.name, r.role))) for r in members)
+        changed = [(replica, role) for replica, role in wanted if role is not replica.role]
         seq = 0
         if changed:
             seq, reason = journal.take_seq(), event.reason[:LONGEST_REASON]
@@ -90,29 +86,23 @@ class RoleTable:
             replica.behind = 0.0
         self.incarnations.assigned(replica, seq)
 
-    def _find_problem(self, event: ChangeRoles) -> RolesRefused | None:
-        """Return why a change may not be made, or None."""
-        members, journal, ticket = self.members, self.journal, event.ticket
-        names, kinds = [replica.name for replica in members], [str(role) for role in Role]
+    def _find_problem(self, event: ChangeRoles) -> tuple[str, str] | None:
+        """Return why a change may not be made (as in RolesRefused), or None."""
+        members, journal = self.members, self.journal
         for name, role in event.roles.items():
-            if name not in names:
-                text = f"no replica {name!r}: there are {', '.join(names)}"
-                return RolesRefused(ticket, text, unknown=True)
-            if role not in kinds:
-                text = f"no role {role!r}: there are {', '.join(kinds)}"
-                return RolesRefused(ticket, text, unknown=True)
+            for kind, known, each in (("replica", members.roles, name), ("role", list(Role), role)):
+                if each not in known:
+                    return "not-found", f"no {kind} {each!r}: there are {', '.join(known)}"
         if event.version != members.roles_version:
             text = f"the roles have version {members.roles_version}, not {event.version}"
-            return RolesRefused(ticket, text, stale=True)
+            return "stale-roles", text
         if (problem := self._find_conflict(event.roles)) is not None:
-            return RolesRefused(ticket, problem)
+            return "roles", problem
         if journal.full:
-            text = f"the journal cannot be written: {journal.full}"
-        elif not journal.has_reserved_seq() or journal.reclaimable > self.limits.log_bytes:
-            text = "the journal is behind"
-        else:
-            return None
-        return RolesRefused(ticket, text, wait=True)
+            return "not-executed", f"the journal cannot be written: {journal.full}"
+        if not journal.has_reserved_seq() or journal.reclaimable > self.limits.log_bytes:
+            return "not-executed", "the journal is behind"
+        return None
 
     def _find_conflict(self, roles: Mapping[str, str]) -> str | None:
         """Return why a table with these roles, and the others as they are, is impossible."""

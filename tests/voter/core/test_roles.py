@@ -78,7 +78,7 @@ def test_change_for_another_version_is_refused() -> None:
     answer = node.change_roles(1, g4=LEARNER)
     assert refusal(answer) == "the roles have version 0, not 1"
     assert isinstance(answer, ev.RolesRefused)
-    assert answer.stale
+    assert answer.problem == "stale-roles"
     assert node.engine.members.roles_version == 0
 
 
@@ -367,7 +367,7 @@ def test_full_disk_refuses_a_change_and_says_so() -> None:
     answer = node.change_roles(g4=LEARNER)
     assert refusal(answer) == "the journal cannot be written: no space left"
     assert isinstance(answer, ev.RolesRefused)
-    assert answer.wait
+    assert answer.problem == "not-executed"
 
 
 def test_journal_with_a_voter_that_is_not_configured_is_refused() -> None:
