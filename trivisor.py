@@ -88,6 +88,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "campaign",
         "Measure reliability under planned faults.",
     ),
+    "experiment": (
+        "faultinject.commands.experiment",
+        "experiment",
+        "Test the methods of the paper's section 3 against predictions.",
+    ),
     "model": (
         "faultinject.calculator.commands",
         "model",
@@ -122,7 +127,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 HIDDEN = frozenset({"prepare", "supervise"})
 GUARDED = frozenset(
-    {"up", "down", "deploy", "demo", "bench", "soak", "simulate", "campaign", "doctor", "service"}
+    {
+        "up",
+        "down",
+        "deploy",
+        "demo",
+        "bench",
+        "soak",
+        "simulate",
+        "campaign",
+        "doctor",
+        "service",
+        "experiment",
+    }
 )
 """Commands that start processes: `deploy.host.guard` ends what they leave.
 
@@ -143,7 +160,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "deploy.errors.ForeignState": ExitCode.FOREIGN,
     "deploy.commands.control_client.NotUp": ExitCode.NOT_UP,
     "deploy.supervisor.active_faults.FaultRefused": ExitCode.NOT_ALLOWED,
-    "faultinject.strict_toml.SpecError": ExitCode.USAGE,
+    "deploy.strict_toml.SpecError": ExitCode.USAGE,
     "faultinject.results.findings.FindingsFileError": ExitCode.USAGE,
     "faultinject.model.paired.ModelError": ExitCode.USAGE,
     "faultinject.campaign.store.database.StoreBusy": ExitCode.ALREADY_UP,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["DiskFacts", "Host", "describe_host", "measure_disk"]
+__all__ = ["DiskFacts", "Host", "describe_host", "measure_disk", "own_version"]
 
 VOLATILE = frozenset({"tmpfs", "ramfs"})
 """Filesystems in memory, where a sync stores nothing."""
@@ -104,3 +107,18 @@ def measure_disk(directory: Path) -> DiskFacts:
         filesystem=kind, device=source,
         sync_p50=took[SYNCS // 2], sync_p99=took[SYNCS * 99 // 100],
     )  # fmt: skip
+
+
+@lru_cache
+def own_version() -> str:
+    """Return Trivisor's version and a digest of its sources, which change more often."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.blake2b(digest_size=6)
+    for package in ("deploy", "faultinject", "guests", "voter"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    try:
+        release = version("trivisor")
+    except PackageNotFoundError:
+        release = "not installed"  # run from a source tree
+    return f"{release}, sources {digest.hexdigest()}"

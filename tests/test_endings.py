@@ -22,6 +22,8 @@ from faultinject.bench.usage import family
 from tests.conftest import left_qemus
 from tests.faultinject.campaign.fake_node import FAKE, behave
 from tests.faultinject.campaign.workers.test_dispatch import SPEC
+from tests.faultinject.experiment import fake_experiment
+from tests.faultinject.experiment.fake_experiment import MODULE as EXPERIMENT
 from tests.waiting import wait_until
 from voter.commands.terminal import ExitCode
 
@@ -36,6 +38,8 @@ LONG = {
     "campaign run": ["{}/spec.toml", "--out", "{}/r", "--worker-module", FAKE, "--no-report"],
     "campaign resume": ["{}/resumed", "--worker-module", FAKE, "--no-report"],
     "campaign replay": ["{}/resumed", "1", "--worker-module", FAKE],
+    "experiment run": ["fake", "--module", EXPERIMENT, "--out", "{}/e"],
+    "experiment resume": ["{}/experiment"],
     "simulate": ["--nightly", "--jobs", "2", "--log", "{}/log"],
     "service check": ["kv"],
     "voter": ["--config", "{}/voter.toml"],
@@ -80,6 +84,8 @@ SHORT = {
     "model figure": ["4"],
     "model reliability": ["--design", "2of3", "--rm", "0.9", "--rv", "0.99"],
     "model repairable": [],
+    "experiment list": [],
+    "experiment report": ["{}/experiment"],
     "paper": [],
     "completion": ["bash"],
 }
@@ -121,7 +127,8 @@ def running(
     mark = uuid.uuid4().hex
     words = [word.replace("{}", str(home)) for word in (LONG | GUESTS | SHORT)[name]]
     environment = os.environ | {
-        MARK: mark, "TMPDIR": str(home), "FAKE_NODE": str(home), "XDG_STATE_HOME": str(home)
+        MARK: mark, "TMPDIR": str(home), "FAKE_NODE": str(home),
+        "FAKE_EXPERIMENT": str(home / "fake.json"), "XDG_STATE_HOME": str(home)
     }  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-m", "trivisor", *name.split(), *words],
@@ -149,8 +156,12 @@ def prepare(home: Path) -> None:
     """Write what the commands read."""
     from faultinject.campaign.run.run_campaign import versions
     from faultinject.campaign.store.store import Store
+    from faultinject.experiment.store import RowStore, new_head
 
     behave(home, pause=0.5)
+    fake_experiment.behave(home / "fake.json", hang=1)
+    head = new_head(EXPERIMENT, "fake", seed=1, share=0.1, arms=(), version="test")
+    RowStore.create(home / "experiment", head).close()
     (home / "spec.toml").write_text(SPEC)
     Store.create(home / "resumed", SPEC, 7, name="spec", versions=versions()).close()
     (home / "key").write_text("ab" * 32)

@@ -5,6 +5,7 @@ This is configuration C2 of the paper's Figure 5: what every guest would do on i
 
 - F authorizes it: the request is ordered as it would be without F.
 - F rejects it: the client gets the reply that a guest would have given.
+- F forbids it, as a monitor: the client gets 403, and may be blocked (``voter.blocked_clients``).
 - F does not answer in time, or its answer is malformed: the voter refuses the request and all that
   wait behind it (not-executed, unless an earlier attempt was ordered).
 
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
-from guests.protocol.function import NO, REFUSAL, YES
+from guests.protocol.function import BLOCK, FORBID, FORBIDDEN, NO, REFUSAL, YES
 from guests.protocol.wire import Decoder, FrameKind, encode
 from voter import log
 from voter.address import Connector, parse_address
@@ -35,6 +36,7 @@ __all__ = ["ASKED", "ASKED_BYTES", "AuthorizingRunner"]
 
 ASKED, ASKED_BYTES = 4096, 64 << 20
 """Most requests that wait for F's answer, and most bytes of them; more are refused (overload)."""
+_ANSWERS = (YES, NO, FORBID, BLOCK)
 _BEFORE = {
     Finding.PENDING: Failure.OUTCOME_UNKNOWN,
     Finding.DONE: Failure.OUTCOME_UNKNOWN,
@@ -196,10 +198,10 @@ class AuthorizingRunner(Runner):
             self._connecting = None
 
     def decide(self, connection: _FunctionConnection, ticket: int, answer: bytes) -> None:
-        """Take a message of F: only YES or NO to the first request that waits is an answer."""
+        """Take a message of F: only one of _ANSWERS to the first request that waits."""
         if connection is not self._f:
             return
-        if next(iter(self._asked), None) != ticket or answer not in (YES, NO):
+        if next(iter(self._asked), None) != ticket or answer not in _ANSWERS:
             self.lose(connection, "it sent an unexpected answer")
             return
         asked = self._take(ticket)
@@ -214,7 +216,21 @@ class AuthorizingRunner(Runner):
         else:
             self.counters["denied"] += 1
             self._trace(ticket, asked, Fail(-ticket, "denied", "the function F denied it"))
-            self._call_back(asked.call, Release(ticket, 0, REFUSAL, 0, ()))
+            reply = REFUSAL if answer == NO else FORBIDDEN
+            self._call_back(asked.call, Release(ticket, 0, reply, 0, ()))
+            if answer == BLOCK:
+                self._block(asked.caller)
+
+    def _block(self, caller: bytes) -> None:
+        """Block a client whose request F does not want to see again."""
+        from voter.blocked_clients import blocked_of  # noqa: PLC0415 - loaded if needed
+
+        try:
+            blocked_of(self).block(caller, None, "the function F blocked this client")
+        except ValueError as error:
+            log.info(
+                "client not blocked", caller=caller.decode(errors="replace"), reason=str(error)
+            )
 
     def lose(self, connection: _FunctionConnection | None, reason: str) -> None:
         """Close this connection to F and refuse all waiting requests.

@@ -4,6 +4,11 @@
 GET /status                   everything, as JSON
 GET /events?since=ID          incidents with an id over ID (0: all that are kept), one JSON object a
                               line, then each new one as it comes; an empty line every 15 s
+GET /requests                 each request as it is ordered, one JSON object a line
+                              (``voter.request_tap``); an empty line every 15 s
+POST /clients/block           refuse a client's requests, and close its connections; body
+                              ``{"caller": NAME, "seconds": NUMBER or null, "reason": TEXT}``
+POST /clients/unblock         serve it again; body ``{"caller": NAME}``
 GET /trace/ID                 what happened to a recent request (``voter.trace``), as JSON
 POST /drain                   take no new requests; answers once nobody waits for a result
 POST /stop                    end the voter as SIGTERM does: it first answers its open requests
@@ -19,11 +24,12 @@ it; others get 403.  Errors are problems (``voter.frontend.problem``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -51,7 +57,7 @@ HEARTBEAT = 15.0
 BODY_LIMIT = 64 << 10
 """Largest body of a request, in bytes; a larger one is answered 413."""
 
-_PARTS = {"replicas": 3, "trace": 2}
+_PARTS = {"replicas": 3, "trace": 2, "clients": 2}
 """Parts of a path that has more than one."""
 
 
@@ -59,6 +65,14 @@ class _Expulsion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Body of an expel request."""
 
     reason: str = "expelled by the operator"
+
+
+class _Client(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a request to block a client or to serve it again."""
+
+    caller: str
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+    reason: str = "blocked by the operator"
 
 
 def _json(document: object) -> Reply:
@@ -106,7 +120,7 @@ class VoterControlServer(HttpFrontEnd):
         parts = path.split("/")[1:]
         allowed = {
             "status": "GET, HEAD", "events": "GET", "drain": "POST", "stop": "POST",
-            "replicas": "POST", "trace": "GET",
+            "replicas": "POST", "trace": "GET", "requests": "GET", "clients": "POST",
         }.get(parts[0])  # fmt: skip
         if path in self._reserved:
             connection.answer(self._reserved.answer(request))
@@ -130,6 +144,11 @@ class VoterControlServer(HttpFrontEnd):
             connection.answer(self._trace(parts[1]))
         elif parts[0] == "events":
             self._stream_events(connection, query)
+        elif parts[0] == "requests":
+            connection.start_stream("application/x-ndjson")
+            self._run(connection, self._send_requests(connection))
+        elif parts[0] == "clients":
+            connection.answer(self._change_client(parts[1], request.body))
         elif parts[0] == "stop":
             connection.answer(_json({"stopping": True}))
             self._stop()
@@ -174,6 +193,43 @@ class VoterControlServer(HttpFrontEnd):
             lines = [msgspec.json.encode(incident._asdict()) + b"\n" for incident in incidents]
             connection.write(b"".join(lines))
             after = incidents[-1].id
+
+    async def _send_requests(self, connection: HttpConnection) -> None:
+        """Send each request that is ordered from now on.  A slow client misses some."""
+        from voter.request_tap import RequestTap, TapReader  # noqa: PLC0415 - loaded if needed
+
+        tracer, reader = self._runner.tracer, TapReader()
+        tracer.tap = tap = tracer.tap if isinstance(tracer.tap, RequestTap) else RequestTap()
+        tap.readers.add(reader)
+        try:
+            while True:
+                lines = b"\n"
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT):
+                        lines = await reader.next()
+                connection.write(lines)
+                await connection.drained()
+        finally:
+            tap.readers.discard(reader)
+            if not tap.readers:
+                tracer.tap = None
+
+    def _change_client(self, action: str, body: bytes) -> Reply:
+        """Block a client or serve it again."""
+        from voter.blocked_clients import blocked_of  # noqa: PLC0415 - loaded if needed
+
+        try:
+            order = msgspec.json.decode(body, type=_Client)
+            caller = order.caller.encode(errors="surrogateescape")
+            if action == "block":
+                blocked_of(self._runner).block(caller, order.seconds, order.reason[:200])
+            elif action == "unblock":
+                blocked_of(self._runner).unblock(caller)
+            else:
+                return problem_of_status(404, f"{action}: the actions are block and unblock")
+        except ValueError as error:  # also what msgspec raises
+            return problem_of_status(400, f'expected {{"caller": NAME}}: {error}')
+        return _json({"caller": order.caller, "blocked": action == "block"})
 
     def _change_replica(self, name: str, action: str, body: bytes) -> Reply:
         """Admit or expel a replica."""
@@ -243,6 +299,7 @@ def describe(runner: Runner) -> dict[str, Any]:
             "size": len(engine.log.checkpoint.state),
             "digest": (engine.log.checkpoint.digest or b"").hex() or None,
         },
+        "blocked": getattr(runner.blocked, "reasons", {}),
         "replicas": replicas,
         "latency": {"bounds": LATENCY_BOUNDS, "counts": runner.latency},  # of seconds
         "counters": runner.counters

@@ -58,9 +58,7 @@ SessionResult = SessionOpened | Fail
 
 
 class Clock(NamedTuple):
-    """The two clocks: ``steady`` in seconds (never backwards), ``wall_ns`` in nanoseconds since
-    1970.
-    """
+    """The clocks: ``steady`` in seconds, never backwards; ``wall_ns`` in nanoseconds since 1970."""
 
     steady: Callable[[], float]
     wall_ns: Callable[[], int]
@@ -135,6 +133,8 @@ class Runner:
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
         self.latency_sum = 0.0
         self.incidents = IncidentLog()
+        self.blocked: Callable[[bytes], str] | None = None  # voter.blocked_clients
+        self.drop_client: list[Callable[[bytes], None]] = []  # the front ends close its connections
         self._waiting: dict[int, _Waiting] = {}
         self._idle = asyncio.Event()
         self._ticket = 0
@@ -204,7 +204,6 @@ class Runner:
         """Order a request at the end of this turn; ``call`` gets the result, once.
 
         Return the ticket.  ``ids``: names by which the request can be traced.
-
         With ``once``, a retry of an ordered request is not ordered again: it gets the same answer.
         """
         now = self._clock.steady()

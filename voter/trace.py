@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -78,6 +78,8 @@ class Tracer:
         self._changes: deque[tuple[float, ev.Changed]] = deque(maxlen=RARE)
         self._ids: OrderedDict[int, tuple[str, ...]] = OrderedDict()  # by ticket
         self._kept: OrderedDict[int, Trace] = OrderedDict()  # by sequence number
+        self.tap: Callable[[list[Record]], None] | None = None
+        """Gets the records of each order, if somebody reads them (``voter.request_tap``)."""
         self.exemplars: dict[int, tuple[float, float, int, int]] = {}
         """The last request in each bucket: latency, time of release, seq, ticket."""
 
@@ -99,6 +101,8 @@ class Tracer:
         if first > self._last:
             self._last = first + len(records) - 1
             self._orders.append((now, first, len(records), replicas, position))
+            if self.tap is not None:
+                self.tap(records)
         else:
             self._again += [(now, record.seq, replicas) for record in records]
 

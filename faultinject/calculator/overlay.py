@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from deploy.strict_toml import SpecError
 from faultinject.calculator.figures.curves import FIGURE3_NS, FIGURE4_RS, FIGURE4_RV
 from faultinject.estimate.equivalence import PointComparison
 from faultinject.estimate.intervals import Interval
@@ -39,7 +40,6 @@ from faultinject.results.points import (
     Verdict,
     read,
 )
-from faultinject.strict_toml import SpecError
 
 __all__ = ["POINTS", "collect", "points_of"]
 

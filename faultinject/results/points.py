@@ -28,7 +28,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from faultinject.strict_toml import SpecError, suggest
+from deploy.strict_toml import SpecError, suggest
 
 __all__ = [
     "AXES", "FORMAT", "Count", "Estimate", "Figure", "MeasuredPoints", "MeasuredPoint",

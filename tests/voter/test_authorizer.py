@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from guests.function import sign
-from guests.protocol.function import NO, REFUSAL, YES
+from guests.protocol.function import BLOCK, FORBID, NO, REFUSAL, YES
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from tests.errors import raises
@@ -325,6 +325,28 @@ async def test_unexpected_answer_of_f_ends_its_connection_only(nodes: Nodes, scr
         await until(lambda: runner._f is None)
         assert (await client.request("PUT", "/kv/a", b"red")).status == 204
     assert not problems
+
+
+async def test_monitor_as_f_forbids_a_request_and_blocks_its_client(
+    nodes: Nodes, scratch: Path
+) -> None:
+    node = await nodes.make(gate(scratch))
+
+    def judge(frame: Frame) -> bytes:
+        answer = FORBID if b"odd" in frame.payload else BLOCK if b"evil" in frame.payload else YES
+        return encode(FrameKind.REPLY, 0, frame.seq, answer)
+
+    async with scripted_f(scratch, judge), await node.client() as client:
+        assert (await client.request("PUT", "/kv/odd", b"1")).status == 403
+        assert (await client.request("PUT", "/kv/a", b"1")).status == 201
+        async with await node.open() as attacker:
+            await attacker.send(b"GET /kv/evil HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await attacker.ended() == b"", "its connection is closed without a reply"
+        refused = await node.ask("GET", "/kv/a")
+        assert (refused.status, refused.problem) == (403, "blocked")
+        assert (await client.request("GET", "/kv/a")).body == b"1", "another client is served"
+        seen = node.runner.counters["denied"], node.runner.counters["requests"]
+    assert seen == (2, 2), "forbidden requests were not ordered"
 
 
 async def test_retry_of_an_executed_request_is_outcome_unknown_without_f(

@@ -8,6 +8,7 @@ RequestError
 ├── SessionExpired     retried too late to know whether it was executed
 ├── KeyReused          its number or key was used for another request: not executed
 ├── Unauthorized       no token, or not a valid one: not executed; a retry would not help
+├── Blocked            an operator or the monitor blocked this client: not executed
 ├── TooLarge           over the largest payload: never sent
 └── ConnectionFailed   no voter there, or the connection broke: it may have been executed
 """
@@ -18,8 +19,8 @@ from voter.core.events import Failure
 from voter.errors import VoterError
 
 __all__ = [
-    "ConnectionFailed", "KeyReused", "NotExecuted", "OutcomeUnknown", "Overload", "RequestError",
-    "SessionExpired", "TimedOut", "TooLarge", "Unauthorized", "failure_error",
+    "Blocked", "ConnectionFailed", "KeyReused", "NotExecuted", "OutcomeUnknown", "Overload",
+    "RequestError", "SessionExpired", "TimedOut", "TooLarge", "Unauthorized", "failure_error",
 ]  # fmt: skip
 
 
@@ -83,6 +84,13 @@ class Unauthorized(RequestError):
     error_code = "TV0971"
 
 
+class Blocked(RequestError):
+    """An operator or the monitor blocked this client; this request was not executed."""
+
+    code = "blocked"
+    error_code = "TV0250"
+
+
 class TooLarge(RequestError):
     """Over the largest payload."""
 
@@ -101,7 +109,7 @@ _BY_CODE = {
     error.code: error
     for error in (
         NotExecuted, Overload, OutcomeUnknown, TimedOut, SessionExpired, KeyReused, TooLarge,
-        Unauthorized,
+        Unauthorized, Blocked,
     )
 }  # fmt: skip
 

@@ -58,6 +58,8 @@ class HttpConnection(FrontEndConnection):
         """
         self.on_lost: Callable[[], object] | None = None
         """Cancels the request under way."""
+        self._read = asyncio.Event()  # the client has read what was sent
+        self._read.set()
 
     @property
     def peer(self) -> Peer | None:
@@ -115,9 +117,15 @@ class HttpConnection(FrontEndConnection):
             self.advance()
         return not self._tls  # TLS knows no half-closed connections
 
+    def pause_writing(self) -> None:
+        """asyncio: the client does not read as fast as the voter writes."""
+        super().pause_writing()
+        self._read.clear()
+
     def resume_writing(self) -> None:
         """asyncio: the client has read everything."""
         super().resume_writing()
+        self._read.set()
         self._front.schedule(self)
 
     # -------------------------------------------------------------- requests
@@ -261,6 +269,10 @@ class HttpConnection(FrontEndConnection):
         """Send a part of a streamed response."""
         if self._transport is not None:
             self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the client has read all parts of a streamed response."""
+        await self._read.wait()
 
     def finish(self) -> None:
         """End the connection after the answer to the request under way."""

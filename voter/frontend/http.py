@@ -17,7 +17,7 @@ from guests.protocol.message import MessageError, Reply
 from voter.core.events import Release
 from voter.frontend.connection import HttpConnection, HttpFrontEnd
 from voter.frontend.idempotency import REPLAYED, find_key, once_of
-from voter.frontend.problem import problem_of_failure, problem_of_status
+from voter.frontend.problem import problem, problem_of_failure, problem_of_status
 from voter.frontend.proxying import canonical_request, vote_header
 from voter.frontend.request import HttpRequest
 from voter.frontend.request_id import HEADER, find_ids
@@ -34,6 +34,8 @@ OPEN_PATHS = frozenset({"/livez", "/readyz"})
 """Paths that need no token, without a query: load balancers have none.  They show the state."""
 NO_TOKEN = "send a valid token: Authorization: Bearer TOKEN (`trivisor token add` makes one)"
 
+BLOCKED = "This client is blocked"
+
 UNCHECKED = ("Cache-Control", "no-cache")
 """Header of a voted reply, unless the service decides: a cache asks again before each use."""
 
@@ -45,6 +47,7 @@ class HttpServer(HttpFrontEnd):
         config = runner.config
         super().__init__(config.timing, config.max_body, access, config.clients.connections)
         self._runner = runner
+        runner.drop_client.append(self.drop)
         self._reserved = Reserved(runner)
         self._count = 0  # requests without an id of their client's
 
@@ -59,9 +62,13 @@ class HttpServer(HttpFrontEnd):
             if known is None:
                 connection.refuse(401, NO_TOKEN, ("WWW-Authenticate", 'Bearer realm="trivisor"'))
                 return
-            caller = known
+            connection.caller = caller = known
             kept = [header for header in request.headers if header[0] != b"authorization"]
             request = request._replace(headers=kept)  # a guest must not get a client's token
+        blocked = self._runner.blocked
+        if blocked is not None and (why := blocked(caller)):
+            connection.answer(problem("blocked", "TV0250", BLOCKED, 403, why), last=True)
+            return
         if path in self._reserved:
             connection.answer(self._reserved.answer(request))
             return
@@ -90,6 +97,12 @@ class HttpServer(HttpFrontEnd):
             ids,
         )
         connection.on_lost = partial(self._runner.cancel, ticket)
+
+    def drop(self, caller: bytes) -> None:
+        """Close a client's connections at once; what it has ordered stays in the order."""
+        for connection in tuple(self.connections):
+            if connection.caller == caller:
+                connection.abort()
 
     def _respond(self, connection: HttpConnection, name: tuple[str, str], result: Result) -> None:
         """Send the response for a result, with the header that names the request."""

@@ -93,7 +93,8 @@ class NativeConnection(FrontEndConnection):
         self._runner = server.runner
         self._input = bytearray()  # not decoded yet
         self._decoder = Decoder()
-        self._caller = b""
+        self.caller = b""
+        """The client's name for the services: see ``_caller_of``."""
         self._token = b""  # the digest of the client's token, if it needs one
         self._handshaken = False
         self._session = b""
@@ -108,7 +109,7 @@ class NativeConnection(FrontEndConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has connected."""
         super().connection_made(transport)
-        self._caller = _caller_of(cast(asyncio.Transport, transport))
+        self.caller = _caller_of(cast(asyncio.Transport, transport))
         self._server.bounds.enter(self, Phase.HANDSHAKE)
         if self.crowded:
             self._refuse(0, Failure.OVERLOAD, self.crowded)
@@ -149,8 +150,11 @@ class NativeConnection(FrontEndConnection):
         while self._input and not frames:
             frames = self._decoder.feed(bytes(self._input[:SLICE]))
             del self._input[:SLICE]
+        blocked = self._runner.blocked
         for frame in frames:
-            if frame.kind == FrameKind.REQUEST and self._handshaken:
+            if blocked is not None and (why := blocked(self.caller)):
+                self._refuse(frame.seq, "blocked", why)
+            elif frame.kind == FrameKind.REQUEST and self._handshaken:
                 self._request(frame.seq, frame.flags, frame.payload)
             elif frame.kind == FrameKind.REQUESTS and self._handshaken:
                 self._take_several(frame)
@@ -213,7 +217,7 @@ class NativeConnection(FrontEndConnection):
                     frame.seq, "unauthorized", "no token, or not a valid one, came with OPEN"
                 )
                 return
-            self._caller = caller
+            self.caller = caller
         self._handshaken = True
         self._server.bounds.leave(self, Phase.HANDSHAKE)
         self._send(encode(FrameKind.OPENED, 0, frame.seq, self._native.greeting))
@@ -224,7 +228,7 @@ class NativeConnection(FrontEndConnection):
         An unknown name is detected at the first request that uses it."""
         if not frame.payload and not self._session_pending:
             self._session_pending = True
-            self._runner.open_session(self._caller, partial(self._answer_session, frame.seq))
+            self._runner.open_session(self.caller, partial(self._answer_session, frame.seq))
         elif len(frame.payload) == SESSION_SIZE:
             self._session = frame.payload
             self._send(encode(FrameKind.SESSION, 0, frame.seq, frame.payload))
@@ -274,7 +278,7 @@ class NativeConnection(FrontEndConnection):
         self._in_flight[number] = 0
         ticket = self._runner.submit(
             request,
-            self._caller,
+            self.caller,
             bool(flags & FLAG_READ_ONLY),
             partial(self._answer, number),
             once,
@@ -404,6 +408,7 @@ class NativeServer(FrontEnd):
             runner.config.clients.connections,
         )
         self.runner = runner
+        runner.drop_client.append(self.drop)
         self.max_in_flight = runner.config.max_in_flight
         self.greeting = msgspec.json.encode(
             OpenedPayload(
@@ -425,6 +430,12 @@ class NativeServer(FrontEnd):
         """End the connections whose token was revoked."""
         for connection in tuple(self.connections):
             connection.recheck()
+
+    def drop(self, caller: bytes) -> None:
+        """Close a client's connections at once; what it has ordered stays in the order."""
+        for connection in tuple(self.connections):
+            if connection.caller == caller:
+                connection.abort()
 
     def connect(self) -> NativeConnection:
         """Return the protocol of a new connection."""

@@ -14,6 +14,7 @@ urn:trivisor:too-large              413     the body is over the limit
 urn:trivisor:bad-request            400     not HTTP, or HTTP that can be read in two ways
 urn:trivisor:unauthorized           401     no token, or not a valid one
 urn:trivisor:forbidden              403     (control socket) not a user who may use it
+urn:trivisor:blocked                403     an operator, or the monitor, blocked this client
 urn:trivisor:slow-request           408     request line, headers or body came too late
 urn:trivisor:target-too-long        414     the request target is too long
 urn:trivisor:expectation            417     an Expect other than 100-continue

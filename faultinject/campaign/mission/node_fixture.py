@@ -21,8 +21,6 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -40,7 +38,7 @@ from faultinject.campaign.records import NodeSpec
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
 from faultinject.history.workload import KEY
-from faultinject.host_facts import describe_host
+from faultinject.host_facts import describe_host, own_version
 from faultinject.results.outcome import NodeFacts
 from faultinject.services import FRAIL, poisoned
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
@@ -286,20 +284,5 @@ async def _facts(node: NodeMachines, accel: str, image: str) -> NodeFacts:
         accel=accel,
         image=image,
         build=image[:16],
-        trivisor=_own_version(),
+        trivisor=own_version(),
     )
-
-
-@lru_cache
-def _own_version() -> str:
-    """Return the version and a digest of the sources, which change more often."""
-    root = Path(__file__).resolve().parents[3]
-    digest = hashlib.blake2b(digest_size=6)
-    for package in ("deploy", "faultinject", "guests", "voter"):
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    try:
-        release = version("trivisor")
-    except PackageNotFoundError:
-        release = "not installed"  # run from a source tree
-    return f"{release}, sources {digest.hexdigest()}"

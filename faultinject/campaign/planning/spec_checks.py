@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from deploy.strict_toml import SpecProblems, suggest
 from faultinject.campaign.planning.spec import (
     FORCED,
     CommonCauseSpec,
@@ -19,7 +20,6 @@ from faultinject.campaign.planning.spec import (
 )
 from faultinject.faults import CATALOGUE, FaultKind, FaultLayer
 from faultinject.history.workload import KV_MIX, STATIC_MIX
-from faultinject.strict_toml import SpecProblems, suggest
 from guests.check.run import own_requests
 from guests.service import SHIPPED, ServiceError, load
 from voter.core.vote import Policy, PolicyError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from msgspec import structs
 
+from deploy.strict_toml import SpecError, read_strict, suggest
 from faultinject.campaign.planning.spec import Spec, is_file
 from faultinject.campaign.planning.spec_checks import check
-from faultinject.strict_toml import SpecError, read_strict, suggest
 
 __all__ = ["load", "parse", "shipped"]
 

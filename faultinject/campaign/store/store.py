@@ -21,6 +21,7 @@ from typing import Self
 
 import msgspec
 
+from deploy.strict_toml import SpecError
 from faultinject.campaign.planning.plan import CampaignPlan, plan
 from faultinject.campaign.planning.spec import Spec, is_file
 from faultinject.campaign.planning.spec_file import parse
@@ -41,7 +42,6 @@ from faultinject.campaign.store.database import (
 from faultinject.campaign.store.reader import Reader
 from faultinject.campaign.store.table import CREATE, INSERT, record_of
 from faultinject.results.outcome import NodeFacts
-from faultinject.strict_toml import SpecError
 
 __all__ = ["Meta", "RunRecord", "Store", "StoreBusy", "StoreError", "StoreFull"]
 

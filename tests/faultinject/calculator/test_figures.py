@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from deploy.strict_toml import SpecError
 from faultinject.calculator.figures import FIGURES, plot_of, write_figure
 from faultinject.model.designs import best_design
 from faultinject.model.outcomes import FailureMode
 from faultinject.model.paired import ModelError
 from faultinject.results.points import AXES, FORMAT, MeasuredPoints, read
-from faultinject.strict_toml import SpecError
 from tests.errors import raises
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"

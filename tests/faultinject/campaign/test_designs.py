@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from deploy.strict_toml import SpecError
 from faultinject.campaign.assessment import assign_stratum
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import load, parse
@@ -16,7 +17,6 @@ from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
 from faultinject.results.findings import read_findings
 from faultinject.results.outcome import Outcome
-from faultinject.strict_toml import SpecError
 from tests.faultinject.campaign.specs import campaign_of, results_of
 from voter.core.vote import Policy
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from deploy.strict_toml import SpecError
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.records import GuestResult, MissionPlan, MissionRow
 from faultinject.report import write_report
 from faultinject.report.gather import gather
 from faultinject.results.outcome import Outcome
-from faultinject.strict_toml import SpecError
 from tests.faultinject.campaign.specs import campaign_of, row_of
 from voter.core.vote import Policy
 

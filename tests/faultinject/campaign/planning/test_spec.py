@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy.strict_toml import SpecError
 from faultinject.campaign.planning.spec import Points, Range
 from faultinject.campaign.planning.spec_file import load, parse, shipped
 from faultinject.faults import CATALOGUE, FaultLayer
-from faultinject.strict_toml import SpecError
 from tests.errors import raises
 from tests.faultinject.campaign.specs import SMALL
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from deploy.strict_toml import SpecError
 from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.results.outcome import Outcome
-from faultinject.strict_toml import SpecError
 from tests.errors import raises
 from tests.faultinject.campaign.specs import (
     FACTS,

@@ -1,4 +1,4 @@
-"""Strict TOML for campaign files: every problem is reported with its line and its remedy."""
+"""Strict TOML for files that users write: each problem is reported with its line and its remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class SpecError(CodedError):
-    """A campaign file is invalid; one problem per line, each with its remedy."""
+    """A campaign file, or another with ``error_code``, is invalid; one problem per line."""
 
     error_code = "TV0520"
 
@@ -42,10 +42,11 @@ def _lines(text: str) -> dict[tuple[str, int, str], int]:
 
 
 class SpecProblems:
-    """The problems of a file, with their lines."""
+    """The problems of a file, with their lines; ``error_code`` is that of the error."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, error_code: str = "") -> None:
         self._name = name
+        self._code = error_code
         self._places = _lines(text)
         self._found: list[str] = []
 
@@ -60,7 +61,7 @@ class SpecProblems:
     def raise_any(self) -> None:
         """Raise SpecError if there are problems."""
         if self._found:
-            raise SpecError("\n".join(self._found))
+            raise SpecError("\n".join(self._found), error_code=self._code)
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:
@@ -81,7 +82,7 @@ def _explain(problems: SpecProblems, error: msgspec.ValidationError | ValueError
     number = next((int(digits) for _, digits in parts if digits), 0)
     text = text.partition(" - at `")[0].replace("Object contains unknown field", "unknown key")
     if unknown := re.search(r"unknown key `([^`]+)`", text):
-        text += ": remove it, or correct its name"
+        text += ": correct its name, or take it out"
         problems.add(text, table=".".join(names), number=number, key=unknown[1])
         return
     if names:
@@ -92,16 +93,19 @@ def _explain(problems: SpecProblems, error: msgspec.ValidationError | ValueError
         problems.add(text, table=".".join(names[:-1]), number=number, key=(names or [""])[-1])
 
 
-def read_strict(text: str, name: str, kind: type[T]) -> tuple[T, SpecProblems]:
+def read_strict(
+    text: str, name: str, kind: type[T], *, error_code: str = ""
+) -> tuple[T, SpecProblems]:
     """Read TOML into a strict msgspec type.
 
-    Return it, and a collector of further problems.  Raises SpecError that names file, line and key.
+    Return it, and a collector of further problems.  Raises SpecError that names file, line and key,
+    with ``error_code``, or that of campaign files.
     """
-    problems = SpecProblems(name, text)
+    problems = SpecProblems(name, text, error_code)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{name}: not TOML: {error}") from error
+        raise SpecError(f"{name}: not TOML: {error}", error_code=error_code) from error
     try:
         return msgspec.convert(data, kind), problems
     except (msgspec.ValidationError, ValueError) as error:

@@ -1,0 +1,5 @@
+"""The experiments on the paper's section 3, by name: the module that holds each ``EXPERIMENT``."""
+
+__all__ = ["EXPERIMENTS"]
+
+EXPERIMENTS: dict[str, str] = {}
