@@ -1,4 +1,4 @@
-"""The guest of a replay: its own node of one guest in a scratch directory, apart from the live ones.
+"""The guest of a replay: a node of one guest in a scratch directory, apart from the live ones.
 
 It has the live guests' image, or another service's.  Nothing of the live node is opened: neither
 its sockets nor its libvirt.
@@ -79,9 +79,7 @@ async def replay_guest(
 
 def _build(service: str, directory: Path, progress: Callable[[str], None]) -> Image:
     own = service.endswith(".py")
-    overlay = Overlay(
-        service=None if own else service, service_file=Path(service) if own else None
-    )
+    overlay = Overlay(service=None if own else service, service_file=Path(service) if own else None)
     return add_overlay(
         build_image(cache_directory() / "images", progress=progress), directory, overlay
     )

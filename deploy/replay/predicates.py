@@ -2,8 +2,8 @@
 
 It defines one or more of these functions.  Each returns what to report, or something false::
 
-    def request(context): ...   # before each write is executed: RequestContext
-    def reply(context): ...     # after it: ReplyContext
+    def request(context): ...   # for each write: RequestContext
+    def reply(context): ...     # for each write and its reply: ReplyContext
     def state(context): ...     # at each checkpoint, or every N writes: StateContext
 
 The file is the user's own code and runs on the host, in the process of `trivisor replay`, with the
@@ -34,7 +34,7 @@ _NO_REQUEST = Request("", "", b"")
 
 
 class RequestContext:
-    """A write before it is executed.
+    """A write.
 
     ``seq``: its sequence number.  ``time``: agreed time in seconds since 1970.  ``caller``: the
     client's name, as the voter knew it.  ``void``: the replicas skipped it.  ``raw``: its bytes.

@@ -161,17 +161,18 @@ class Replay:
         base, state = self._reader.load(start)
         await replica.restore(ev.Restore(0, start.seq, base.history, base.digest or b"", state))
         del state
-        writes = _Writes(self._marked(start))
+        writes = _Writes(self._marked(start), start.seq)
         every = self._state_every if self._wants("state") else None
         later = [each for each in self._checkpoints if each.seq > start.seq]
         executed = 0
         while True:
             upto = later[0].seq if later else None
-            single = self._judged < self._careful and writes.position >= self._judged
-            stops = [self._judged] if writes.position < self._judged else []
-            stops += [self._careful] if single else []
-            part = writes.part(min([*stops, *([upto] if upto is not None else [])], default=None),
-                               every - executed % every if every else None)  # fmt: skip
+            again = writes.position < self._judged
+            single = not again and self._judged < self._careful
+            stop = self._judged if again else self._careful if single else None
+            stops = [each for each in (upto, stop) if each is not None]
+            most = every - executed % every if every else None
+            part = writes.part(min(stops, default=None), most)
             async for batch in replica.execute(part, single=single):
                 executed += len(batch)
                 self._judge(batch)
@@ -330,12 +331,12 @@ class Replay:
 
 
 class _Writes:
-    """An iterator of writes that is taken in parts."""
+    """An iterator of the writes after a sequence number, taken in parts."""
 
-    def __init__(self, writes: Iterator[LoggedWrite]) -> None:
+    def __init__(self, writes: Iterator[LoggedWrite], start: int) -> None:
         self._writes = writes
         self._next = next(writes, None)
-        self.position = 0
+        self.position = start
         """Sequence number of the last write that was taken."""
 
     @property
