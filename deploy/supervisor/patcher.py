@@ -388,6 +388,8 @@ class Patcher:
             self._save(record)
             slot = record.slot
         assert slot is not None
+        if roles.get(slot) != "retired" and self._slots.image(slot) != record.target.initrd:
+            await self._slots.close(slot)  # it was started before the patch was aborted
         await self._unless_changed(record, self._slots.open(record.target, slot))
         if self.record is record:
             self._adopt_majority(record, len(promoted) + (1 if forward else -1))

@@ -67,12 +67,14 @@ class PatchWorld:
         self.busy = ""
         self.changes: list[tuple[str, str]] = []
         self.fewest = 3
+        self.refused = 0
+        self.hold_after = -1
         self.patcher = self.new_patcher()
         self.task: asyncio.Task[None] | None = None
 
     def new_patcher(self) -> Patcher:
         control = cast(VoterControl, self)
-        observer = NodeObserver(
+        observer = self.observer = NodeObserver(
             self.guests, control, voter_pid=lambda: self.pid, history=self.history
         )
         return Patcher(
@@ -174,9 +176,12 @@ class PatchWorld:
             return
         voting = {n for n, role in self.table.items() if role == "voter"} - {old} | {new}
         if len(voting - self.inactive) < active:
+            self.refused += 1
             raise VoterRefused("POST", "/roles", f"only {len(voting - self.inactive)} are active")
         self.table[new], self.table[old] = "voter", "retired"
         self.changes.append((old, new))
+        if len(self.changes) == self.hold_after:
+            self.hold.clear()
         self.fewest = min(self.fewest, sum(role == "voter" for role in self.table.values()))
         self.guests[old].state = GuestState.ABSENT
 
