@@ -77,7 +77,8 @@ def make_history(seed: int, *, exploited: bool, attempts: float) -> History:
 
 
 def _body(draw: random.Random, amount: str) -> str:
-    return json.dumps({"to": draw.choice(USERS), "amount": amount}, ensure_ascii=False)
+    order = {"to": draw.choice(USERS), "amount": amount}
+    return json.dumps(order, ensure_ascii=False, allow_nan=False)
 
 
 class _Rig:

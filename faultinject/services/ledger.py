@@ -39,7 +39,7 @@ class Ledger(Service):
         if request.path != "/transfer":
             return Reply(404)
         if request.method == "GET":
-            return Reply(200, json.dumps(self._balances, sort_keys=True))
+            return Reply(200, json.dumps(self._balances, sort_keys=True, allow_nan=False))
         try:
             order = json.loads(request.body)
             user, other, text = request.headers["x-user"], order["to"], order["amount"]
@@ -57,7 +57,7 @@ class Ledger(Service):
 
     def snapshot(self) -> Iterator[bytes]:
         """Yield the state as JSON with sorted keys."""
-        yield json.dumps(self._balances, sort_keys=True).encode()
+        yield json.dumps(self._balances, sort_keys=True, allow_nan=False).encode()
 
     def restore(self, state: bytes) -> None:
         """Replace the state."""
