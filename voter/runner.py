@@ -237,14 +237,20 @@ class Runner:
         return ticket
 
     def change_roles(
-        self, version: int, roles: dict[str, str], reason: str, call: Callable[[RolesResult], None]
+        self,
+        version: int,
+        roles: dict[str, str],
+        reason: str,
+        call: Callable[[RolesResult], None],
+        active: int = 0,
     ) -> None:
         """Change the roles of these replicas; ``call`` gets the result, once.
 
-        ``version``: that of the table for which the change was made.
+        ``version``: that of the table for which the change was made.  ``active``: how many voters
+        must be active afterwards, if that is more than a majority.
         """
         self._order_collected()
-        self.receive(ev.ChangeRoles(self._add_waiting(call), version, roles, reason))
+        self.receive(ev.ChangeRoles(self._add_waiting(call), version, roles, reason, active))
 
     def cancel(self, ticket: int) -> None:
         """Forget a client whose connection is lost; what was ordered stays ordered."""
