@@ -229,9 +229,8 @@ class VoterControlServer(HttpFrontEnd):
                 title, kind = "The roles were not changed", result.problem
                 connection.answer(problem(kind, code, title, status, result.detail, extra=table))
 
-        self._runner.change_roles(
-            wanted.version, wanted.roles, wanted.reason, answer, wanted.active
-        )
+        change = ev.ChangeRoles(0, wanted.version, wanted.roles, wanted.reason, wanted.active)
+        self._runner.change_roles(change, answer)
 
     def _stream(self, connection: HttpConnection, query: str, events: EventLog[Any]) -> None:
         fields = dict(part.partition("=")[::2] for part in query.split("&"))
