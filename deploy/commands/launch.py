@@ -22,7 +22,7 @@ from deploy.host.install import how_to_install
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
-from deploy.node.configuration import check_paths, image_of
+from deploy.node.configuration import SPARES, check_paths, image_of
 from deploy.node.orphans import stop_watchdog
 from deploy.node.processes import find_orphans, find_processes
 from deploy.node.records import (
@@ -124,7 +124,10 @@ def prepare_node(
     pinned = former is not None and former.image == image.sha256 and former.pinned
     record = NodeRecord(
         # The node keeps its uuid, so that its journal remains valid; its guests are new.
-        uuids=(node or str(uuid.uuid4()), *(str(uuid.uuid4()) for _ in range(settings.guests))),
+        uuids=(
+            node or str(uuid.uuid4()),
+            *(str(uuid.uuid4()) for _ in range(settings.guests + SPARES)),
+        ),
         settings=settings,
         kernel=str(image.kernel),
         initrd=str(image.initrd),

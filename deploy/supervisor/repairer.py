@@ -156,6 +156,8 @@ class Repairer:
         wanted: dict[str, float] = {}
         returning = set(self._tasks) | self._returning
         for name in self._guests:
+            if not self._observer.is_voter(name):
+                continue  # whoever started it cares for it
             view = self._view(name, now)
             policy = self._policies[name]
             policy.observe(view.replica == "active", now)
@@ -255,7 +257,7 @@ class Repairer:
         self._observer.wake()
 
     async def heal(self, name: str, *, undo: Callable[[], Awaitable[object]], must: bool) -> None:
-        """Call ``undo``, restore the guest if ``must`` or if it does not vote, wait for its vote.
+        """Call ``undo``, restore a voter if ``must`` or if it does not vote, wait for its vote.
 
         No automatic repair of this guest intervenes, and repairs of others end first.  Raises
         DeployError; before ``undo`` if the guest must be restored and no majority votes without it.
@@ -269,7 +271,8 @@ class Repairer:
             self.last_error.pop(name, None)
             with contextlib.suppress(VoterUnreachable):
                 await self._observer.poll()
-            if must or self._observer.replica_state(name) != "active":
+            votes = self._observer.replica_state(name) == "active"
+            if self._observer.is_voter(name) and (must or not votes):
                 await self._bring_back(name)
 
     @contextlib.asynccontextmanager
@@ -364,6 +367,13 @@ class Repairer:
             )
 
     # ---- for others
+
+    def renew(self, name: str) -> None:
+        """Forget the repairs of a guest: another VM runs in its slot now."""
+        self._policies[name].reset()
+        self._observer.flaps[name].reset()
+        self.last_error.pop(name, None)
+        self._since.pop(name, None)
 
     def exclusive(self, name: str) -> asyncio.Lock:
         """Return the lock that excludes restores of a guest and injections into it."""
