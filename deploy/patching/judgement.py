@@ -16,6 +16,9 @@ DEFAULT_AFTER = 1000
 """Compared requests after which a quarantine ends if neither a number nor a time is given."""
 
 
+_STATE = "its state was not compared yet"
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """A difference, in what respects the replies differ, and whether that was expected."""
 
@@ -44,6 +47,11 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     expected: dict[str, int]
     lost: int
     waits_for: str
+
+    @property
+    def only_state_is_missing(self) -> bool:
+        """Whether the copy may be promoted once its state was compared."""
+        return self.waits_for == _STATE
 
     @property
     def passed(self) -> bool:
@@ -98,6 +106,8 @@ def judge(
         missing.append(f"{pending} difference{'s' * (pending > 1)} on the way from the voter")
     if record.quarantined is None:
         missing.append("the copy does not answer requests yet")
+    if record.quarantined is not None and not record.state:
+        missing.append(_STATE)
     if after is not None and record.compared < after:
         missing.append(f"{record.compared:,} of {after:,} requests were compared")
     if record.seconds is not None and seconds < record.seconds:

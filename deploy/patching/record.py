@@ -75,6 +75,7 @@ class PatchImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ``image`` is the SHA-256 of kernel and initramfs.  ``service`` is the setting of `up`: a shipped
     service's name or the path of a file.  ``identity`` differs if the service may answer otherwise
     (``deploy.commands.launch.identify_service``).  ``packages``: further Debian packages in it.
+    ``pinned``: the options of `up` do not lead to it, so the node keeps it.
     """
 
     kernel: str
@@ -84,6 +85,7 @@ class PatchImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     service: str
     identity: str
     packages: tuple[str, ...] = ()
+    pinned: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,8 +104,8 @@ class PatchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     ``slot`` is the guest in which the patched copy runs, or which is to take the next voter's
     place.  ``promoted`` are the voters that run the new image.  ``quarantined`` and ``ended`` are
-    times in seconds since 1970, ``compared`` counts the copy's compared replies.  ``reason`` says
-    why it was rejected or aborted.
+    times in seconds since 1970, ``compared`` counts the copy's compared replies, ``state`` says
+    whether its state was compared too.  ``reason`` says why it was rejected or aborted.
     """
 
     schema: int = SCHEMA
@@ -123,6 +125,7 @@ class PatchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     slot: str | None = None
     promoted: tuple[str, ...] = ()
     compared: int = 0
+    state: bool = False
     reason: str = ""
     steps: tuple[Step, ...] = ()
 

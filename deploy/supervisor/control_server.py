@@ -12,6 +12,7 @@ the process that connects is checked too (``voter.sockets.Trusted``): others get
     POST /heal                       {"guest"}
     POST /dashboard                  {"url": a link that logs a browser in, "seconds": its life}
     POST /campaign                   a running campaign's figures, for the dashboard
+    GET, POST /patch...              patches (``patch_routes``)
     POST /down                       answered at once; the process ends when the node is down
 
 The answer to a failed request is {"error", "remedy", "error_code", "code"}: ``error_code`` is for
@@ -36,8 +37,11 @@ from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
 from deploy.monitoring.supervisor_metrics import SupervisorMetrics
+from deploy.strict_toml import SpecError
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
+from deploy.supervisor.patch_orders import NoPatch
+from deploy.supervisor.patch_routes import PatchRoutes
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from voter.commands.terminal import ExitCode, code_of
@@ -73,6 +77,7 @@ class SupervisorControlServer:
         app.router.add_post("/dashboard", self._link)
         app.router.add_post("/campaign", self._campaign)
         app.router.add_post("/down", self._down)
+        PatchRoutes(supervisor.patcher, supervisor.layout.journal).add_to(app)
         # No access log: it would only displace other lines in the supervisor's log.
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True
@@ -219,6 +224,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(409, error, ExitCode.NOT_ALLOWED)
     except UnknownGuest as error:
         return _problem(404, error, ExitCode.USAGE)
+    except (NoPatch, SpecError) as error:
+        return _problem(409, error, ExitCode.USAGE)
     except (DeployError, OSError) as error:
         return _problem(500, error, ExitCode.FAILED)
     except (msgspec.MsgspecError, ValueError) as error:

@@ -202,7 +202,7 @@ class Membership:
                     error_code="TV0743",
                 )
             record = Operation(
-                kind=kind, guest=guest, slot=self._free_slot(), role=role, began=time.time()
+                kind=kind, guest=guest, slot=self.free_slot(), role=role, began=time.time()
             )
             self._write(operation=record)
             async with self._run(record) as operation:
@@ -245,7 +245,7 @@ class Membership:
                 remedy="wait until it is over (`trivisor status`)",
             )
 
-    def _free_slot(self) -> str:
+    def free_slot(self) -> str:
         """Return an empty slot.  Raises MembershipBusy."""
         for name in self.retired:
             if self.guests[name].state in (GuestState.ABSENT, GuestState.DEAD):
@@ -256,13 +256,21 @@ class Membership:
             "at its next start",
         )
 
-    async def change(self, roles: Mapping[str, str], reason: str) -> int:
+    async def change(
+        self,
+        roles: Mapping[str, str],
+        reason: str,
+        *,
+        active: int = 0,
+        patience: float = VOTER_TIMEOUT,
+    ) -> int:
         """Have the voter change these roles in one step; return the table's version.
 
         Does nothing if they are so already, for example after an answer was lost.  Returns when the
-        change is durable.  Raises RolesRefused or VoterUnreachable after VOTER_TIMEOUT seconds.
+        change is durable.  ``active``: so many voters must be active afterwards, if that is more
+        than a majority.  Raises RolesRefused or VoterUnreachable after ``patience`` seconds.
         """
-        deadline = time.monotonic() + VOTER_TIMEOUT
+        deadline = time.monotonic() + patience
         while True:
             try:
                 await self._observer.poll()
@@ -274,7 +282,7 @@ class Membership:
                     )
                 if all(known.table.get(name) == role for name, role in roles.items()):
                     break
-                await self._control.change_roles(known.version, roles, reason)
+                await self._control.change_roles(known.version, roles, reason, active=active)
                 await self._observer.poll()
             except VoterRefused as error:
                 # After a restart of the voter its replicas need a moment until they are active.
@@ -459,13 +467,25 @@ class SlotOperation:
         """Leave it as it is, also across a restart of the supervisor, until somebody decides."""
         self._step("holding", survives=True)
 
-    async def replace(self, retired: Callable[[], Awaitable[object]] | None = None) -> None:
+    async def replace(
+        self,
+        retired: Callable[[], Awaitable[object]] | None = None,
+        *,
+        active: int = 0,
+        patience: float = VOTER_TIMEOUT,
+    ) -> None:
         """Make it a voter in place of the old one, call ``retired``, end the old VM.
 
-        Raises DeployError.  From the voter's answer on, the next supervisor completes this.
+        ``active`` and ``patience`` as for `Membership.change`.  Raises DeployError.  From the
+        voter's answer on, the next supervisor completes this.
         """
         self._step("replacing")
-        await self._membership.change({self.slot: "voter", self.guest: "retired"}, self._reason)
+        await self._membership.change(
+            {self.slot: "voter", self.guest: "retired"},
+            self._reason,
+            active=active,
+            patience=patience,
+        )
         self._step("ending")
         if retired is not None:
             await retired()

@@ -31,10 +31,11 @@ class Slots(Protocol):
     def busy(self) -> str:
         """Which other operation is under way, or ""."""
 
-    async def open(self, image: PatchImage, slot: str) -> None:
+    async def open(self, image: PatchImage, slot: str, guest: str) -> None:
         """Start a VM with this image in a slot, as an observer; return once it has caught up.
 
-        Idempotent.  Raises DeployError; the slot is then free again.
+        It is to take the place of the voter ``guest``.  Idempotent.  Raises DeployError; the slot
+        is then free again.
         """
 
     def image(self, slot: str) -> str:
@@ -43,11 +44,11 @@ class Slots(Protocol):
     def free(self) -> str:
         """Return the free slot.  Raises DeployError if there is none."""
 
-    async def replace(self, old: str, new: str, *, active: int) -> None:
-        """Let ``new`` vote in the place of ``old``, in one step, and end the VM of ``old``.
+    async def replace(self, slot: str, *, active: int) -> None:
+        """Let a slot vote in place of the guest for which it was opened, and end that one's VM.
 
-        Idempotent.  Raises DeployError; nothing has changed then.  ``active``: so many voters must
-        be active afterwards.
+        Raises DeployError; nothing has changed then.  ``active``: so many voters must be active
+        afterwards.
         """
 
     async def close(self, slot: str) -> None:

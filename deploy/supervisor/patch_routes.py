@@ -10,7 +10,10 @@ POST /patch/rules          {"text", "name", "use"}: what the rules would explain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,8 +24,14 @@ from deploy.patching.rules import RuleSet, read_rules
 from deploy.patching.store import show
 from deploy.supervisor.patch_orders import PatchOrder
 from deploy.supervisor.patcher import Patcher
+from voter.core.entries import Record
+from voter.errors import JournalError
+from voter.journal.reader import JournalReader
 
 __all__ = ["PatchRoutes"]
+
+MOST_WRITES = 1000
+"""Requests of the recent log on which rules are tried."""
 
 
 class _Promotion(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,14 +49,11 @@ class _Rules(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PatchRoutes:
-    """Answers the requests about patches.
+    """Answers the requests about patches.  ``journal`` is the directory of the node's journal."""
 
-    ``recent_writes`` returns the requests of the recent log, the oldest first.
-    """
-
-    def __init__(self, patcher: Patcher, recent_writes: Callable[[], Sequence[bytes]]) -> None:
+    def __init__(self, patcher: Patcher, journal: Path) -> None:
         self._patcher = patcher
-        self._recent_writes = recent_writes
+        self._journal = journal
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -91,10 +97,28 @@ class PatchRoutes:
     async def _rules(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Rules)
         rules = read_rules(order.text, order.name)
-        tried = try_rules(rules, self._patcher.findings, self._recent_writes())
+        writes = await asyncio.to_thread(recent_writes, self._journal)
+        tried = try_rules(rules, self._patcher.findings, writes)
         if order.use:
             self._patcher.use_rules(order.text, order.name)
         return web.json_response(tried | {"used": order.use})
+
+
+def recent_writes(journal: Path) -> list[bytes]:
+    """Return the last MOST_WRITES requests of the journal, the oldest first.
+
+    Return none if there is no journal.  Raises JournalError if it is damaged.
+    """
+    try:
+        reader = JournalReader(journal)
+    except JournalError:
+        return []
+    last: deque[bytes] = deque(maxlen=MOST_WRITES)
+    checkpoints = reader.checkpoints()[-2:]
+    for entry in reader.entries(checkpoints[0]) if checkpoints else ():
+        if isinstance(entry, Record):
+            last.append(entry.request)
+    return list(last)
 
 
 def try_rules(

@@ -37,11 +37,13 @@ from deploy.patching.record import (
     write_patch,
 )
 from deploy.patching.rules import RuleSet, read_rules
+from deploy.supervisor.checkpoints import take_checkpoint
+from deploy.supervisor.membership import RolesRefused
 from deploy.supervisor.observer import EventHistory, NodeObserver
 from deploy.supervisor.patch_orders import NoPatch, PatchOrder, Slots, check_format
 from deploy.supervisor.quarantine import QuarantineWatch, rules_of
 from deploy.supervisor.storage import Storage
-from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
+from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
 
 __all__ = ["Patcher"]
 
@@ -199,10 +201,6 @@ class Patcher:
         observed = record is not None and record.phase in (Phase.PREPARING, Phase.QUARANTINE)
         return record if observed else None
 
-    def keeps(self, slot: str) -> bool:
-        """Return whether the VM in a slot that does not vote belongs to the patch under way."""
-        return self.record is not None and not self.record.final and self.record.slot == slot
-
     def _require_readable(self) -> None:
         if self._unreadable is not None:
             raise self._unreadable
@@ -311,7 +309,9 @@ class Patcher:
         slot = record.slot
         assert slot is not None
         try:
-            await self._unless_changed(record, self._slots.open(record.new, slot))
+            voters = [name for name, role in (await self._read_roles()).items() if role == "voter"]
+            last = self._next_voter(set(voters))
+            await self._unless_changed(record, self._slots.open(record.new, slot, last))
         except VoterUnreachable:
             raise
         except DeployError as error:
@@ -362,8 +362,19 @@ class Patcher:
         if record.auto and verdict.unexpected:
             what = ", ".join(f"{count} x {label}" for label, count in verdict.unexpected.items())
             self._reject(record, f"unexpected differences: {what}")
+        elif verdict.only_state_is_missing:
+            await self._compare_states(record, slot)
         elif record.auto and verdict.passed:
             self._promote(record, "automatically")
+
+    async def _compare_states(self, record: PatchRecord, slot: str) -> None:
+        """Have the voter compare the copy's state with the others'."""
+        seq = await take_checkpoint(self._observer, self._control)
+        pid = int((self._observer.voter_status or {}).get("pid") or 0)
+        counted = self._watch.count(record, slot, pid)  # with a difference of states
+        answered = self._observer.replicas.get(slot, {}).get("digest_seq", 0) >= seq
+        if answered and self.record is record:
+            self._save(msgspec.structs.replace(counted, state=True).note("its state was compared"))
 
     # ---- promotion, and the way back
 
@@ -390,10 +401,12 @@ class Patcher:
         assert slot is not None
         if roles.get(slot) != "retired" and self._slots.image(slot) != record.target.initrd:
             await self._slots.close(slot)  # it was started before the patch was aborted
-        await self._unless_changed(record, self._slots.open(record.target, slot))
+        old = self._next_voter(wrong)
+        await self._unless_changed(record, self._slots.open(record.target, slot, old))
         if self.record is record:
+            await take_checkpoint(self._observer, self._control)
             self._adopt_majority(record, len(promoted) + (1 if forward else -1))
-            await self._replace(record, self._next_voter(wrong), slot)
+            await self._replace(record, slot)
 
     def _adopt_majority(self, record: PatchRecord, patched: int) -> None:
         """Make the image of the majority that of the node, in which all guests start anew.
@@ -415,11 +428,11 @@ class Patcher:
         """Return which voter is replaced next: one that does not vote now, if there is one."""
         return min(wrong, key=lambda name: (self._observer.replica_state(name) == "active", name))
 
-    async def _replace(self, record: PatchRecord, old: str, new: str) -> None:
+    async def _replace(self, record: PatchRecord, slot: str) -> None:
         try:
-            await self._slots.replace(old, new, active=self._of)
-        except VoterRefused as error:
-            self._wait(record, str(error.detail))
+            await self._slots.replace(slot, active=self._of)
+        except RolesRefused as error:
+            self._wait(record, error.problem)
             return
         self._waiting_since, self.waits_for = None, ""
         self._wake.set()
@@ -438,6 +451,7 @@ class Patcher:
             )  # fmt: skip
 
     async def _finish(self, record: PatchRecord) -> None:
+        await take_checkpoint(self._observer, self._control)
         if record.phase is Phase.PROMOTING:
             self._adopt_majority(record, self._of)
             self._save(advance(record, Phase.DONE, "all voters run the patched image"))

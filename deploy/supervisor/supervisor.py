@@ -35,6 +35,7 @@ from deploy.supervisor.managed_voter import ManagedVoter
 from deploy.supervisor.membership import Membership
 from deploy.supervisor.node_status import NodeStatus
 from deploy.supervisor.observer import EventHistory, NodeObserver
+from deploy.supervisor.patching import NodeImage, make_patcher
 from deploy.supervisor.rejuvenation import Method, Rejuvenation
 from deploy.supervisor.repairer import Repairer
 from deploy.supervisor.storage import Storage
@@ -147,9 +148,14 @@ class Supervisor:
             hypervisor_problem=lambda: self._node.problem,
             history=self.history,
         )
+        image = NodeImage(layout, self.record)
+        parts = (self._observer, self._control, self._repairer, self._records)
+        self.patcher = make_patcher(
+            layout, image, self._node, self.membership, *parts, self.storage, self.history
+        )
         self._status = NodeStatus(
             layout,
-            self.record,
+            image,
             self._node,
             observer=self._observer,
             voter=self._voter,
@@ -157,6 +163,7 @@ class Supervisor:
             faults=self._records,
             membership=self.membership,
             rejuvenation=self.rejuvenation,
+            patcher=self.patcher,
             storage=self.storage,
             watchdog=self._watchdog,
         )
@@ -220,6 +227,8 @@ class Supervisor:
                 self._begin(group, "repair", self._repairer.run())
                 self._begin(group, "membership", self.membership.run())
                 self._begin(group, "rejuvenation", self.rejuvenation.run())
+                self.patcher.begin(taken_over=self.took_over)
+                self._begin(group, "patches", self.patcher.run())
                 if self.faults is not None:
                     self._begin(group, "faults", self.faults.keep())
                 await self._interruptible(self._report_ready())

@@ -64,13 +64,20 @@ class VoterControl:
         """Remove a replica from the vote.  Raises VoterUnreachable."""
         await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
 
-    async def change_roles(self, version: int, roles: Mapping[str, str], reason: str) -> None:
+    async def checkpoint(self) -> None:
+        """Ask for a checkpoint soon.  Raises VoterUnreachable."""
+        await self._call("POST", "/checkpoint")
+
+    async def change_roles(
+        self, version: int, roles: Mapping[str, str], reason: str, *, active: int = 0
+    ) -> None:
         """Change the roles of these replicas, if the table has this version.
 
+        ``active``: so many voters must be active afterwards, if that is more than a majority.
         Returns once the change is durable.  Raises VoterUnreachable; VoterRefused with status 409:
         the table has another version, or the change is impossible now.
         """
-        body = {"version": version, "roles": dict(roles), "reason": reason}
+        body = {"version": version, "roles": dict(roles), "reason": reason, "active": active}
         await self._call("POST", "/roles", body)
 
     async def stop(self) -> None:

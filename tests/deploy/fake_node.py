@@ -221,6 +221,9 @@ class FakeNode:
                 await guest.start()
             progress(f"{guest.name} is ready")
 
+    def initrd(self, name: str) -> str:
+        return self.guests[name].service
+
     async def start(
         self,
         name: str,

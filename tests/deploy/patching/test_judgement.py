@@ -15,7 +15,7 @@ from tests.deploy.patching.test_record import a_patch
 
 
 def in_quarantine(**changes: Any) -> PatchRecord:
-    values = {"phase": Phase.QUARANTINE, "quarantined": 100.0} | changes
+    values = {"phase": Phase.QUARANTINE, "quarantined": 100.0, "state": True} | changes
     return msgspec.structs.replace(a_patch(), **values)
 
 
@@ -60,6 +60,13 @@ def test_expected_difference_does_not_stop_it() -> None:
 def test_difference_that_was_not_kept_stops_it() -> None:
     found = judge(in_quarantine(after=1, compared=5), [], now=200.0, lost=2)
     assert found.waits_for == "2 differences that could not be kept"
+
+
+def test_state_must_have_been_compared() -> None:
+    found = judge(in_quarantine(after=9, compared=9, state=False), [], now=200.0)
+    assert found.waits_for == "its state was not compared yet"
+    assert found.only_state_is_missing
+    assert not judge(in_quarantine(after=9, state=False), [], now=200.0).only_state_is_missing
 
 
 def test_difference_that_is_on_its_way_stops_it() -> None:

@@ -13,11 +13,12 @@ from deploy.errors import DeployError
 from deploy.machine.spec import GuestState
 from deploy.node.records import Layout
 from deploy.patching.record import PatchImage, PatchRecord
+from deploy.supervisor.membership import RolesRefused
 from deploy.supervisor.observer import EventHistory, NodeObserver
 from deploy.supervisor.patch_orders import PatchOrder
 from deploy.supervisor.patcher import Patcher
 from deploy.supervisor.storage import Storage
-from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
+from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
 from guests.protocol.message import Reply, encode_reply, encode_request
 
 __all__ = ["PatchWorld", "image", "order"]
@@ -68,6 +69,10 @@ class PatchWorld:
         self.changes: list[tuple[str, str]] = []
         self.fewest = 3
         self.refused = 0
+        self.replaces: dict[str, str] = {}
+        self.logged = 0
+        self.checkpoint_seq = 0
+        self.other_state = False
         self.hold_after = -1
         self.patcher = self.new_patcher()
         self.task: asyncio.Task[None] | None = None
@@ -131,6 +136,7 @@ class PatchWorld:
         self.counters[slot]["compared"] += count
         self.counters[slot]["behind_seconds"] += behind * count
         self.seq += count
+        self.logged += count
 
     def differ(self, slot: str = "g4", path: str = "/a", **changes: Any) -> None:
         """Have the copy answer a request otherwise."""
@@ -160,26 +166,29 @@ class PatchWorld:
     def free(self) -> str:
         return next(name for name, role in self.table.items() if role == "retired")
 
-    async def open(self, wanted: PatchImage, slot: str) -> None:
+    async def open(self, wanted: PatchImage, slot: str, guest: str) -> None:
         if self.table[slot] == "observer" and self.images[slot] == wanted.initrd:
             return
         assert self.table[slot] == "retired"
+        assert self.table[guest] == "voter"
         await self.hold.wait()
         if self.fails:
             raise DeployError(self.fails)
         self.images[slot] = wanted.initrd
         self.guests[slot].state = GuestState.READY
         self.table[slot] = "observer"
+        self.replaces[slot] = guest
 
-    async def replace(self, old: str, new: str, *, active: int) -> None:
-        if self.table[new] == "voter":
-            return
-        voting = {n for n, role in self.table.items() if role == "voter"} - {old} | {new}
+    async def replace(self, slot: str, *, active: int) -> None:
+        assert self.table[slot] == "observer"
+        old = self.replaces[slot]
+        voting = {n for n, role in self.table.items() if role == "voter"} - {old} | {slot}
         if len(voting - self.inactive) < active:
             self.refused += 1
-            raise VoterRefused("POST", "/roles", f"only {len(voting - self.inactive)} are active")
-        self.table[new], self.table[old] = "voter", "retired"
-        self.changes.append((old, new))
+            raise RolesRefused(f"only {len(voting - self.inactive)} are active")
+        assert self.logged == 0, "no request of another version is in the log"
+        self.table[slot], self.table[old] = "voter", "retired"
+        self.changes.append((old, slot))
         if len(self.changes) == self.hold_after:
             self.hold.clear()
         self.fewest = min(self.fewest, sum(role == "voter" for role in self.table.values()))
@@ -202,7 +211,19 @@ class PatchWorld:
             }
             for name in NAMES
         ]  # fmt: skip
-        return {"pid": self.pid, "seq": self.seq, "replicas": replicas}
+        return {
+            "pid": self.pid, "seq": self.seq, "replicas": replicas, "journal": None,
+            "checkpoint": {"seq": self.checkpoint_seq},
+        }  # fmt: skip
+
+    async def checkpoint(self) -> None:
+        self.seq += 1
+        self.logged = 0
+        self.checkpoint_seq = self.seq
+        for name in NAMES:
+            self.counters[name]["digest_seq"] = self.seq
+        if self.other_state:
+            self.differ(kind="digest", request="", request_size=0, released=None, other=None)
 
     async def differences(self, since: int) -> AsyncIterator[dict[str, Any]]:
         while not self.down:
