@@ -43,8 +43,8 @@ def difference_of(document: Mapping[str, Any]) -> Difference:
             for key in ("request", "released", "other")
         }
         cut = any(
-            part is not None and (document[f"{key}_size"] or 0) > len(part)
-            for key, part in parts.items()
+            part is not None and (size or 0) > len(part)
+            for part, size in zip(parts.values(), document["sizes"], strict=True)
         )
         return msgspec.convert(
             {

@@ -46,7 +46,7 @@ from deploy.supervisor.storage import Storage
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from guests.image import Image
 
-__all__ = ["Membership", "MembershipBusy", "SlotOperation"]
+__all__ = ["Membership", "MembershipBusy", "SlotOperation", "finish"]
 
 PASS_INTERVAL = 0.5
 """Seconds between two looks at roles and VMs, if no event comes."""
@@ -229,7 +229,7 @@ class Membership:
             yield operation
         except BaseException:
             if not self._closing:
-                await _finish(self._roll_back(record.slot))
+                await finish(self.roll_back(record.slot))
             raise
         finally:
             self._task = None
@@ -262,13 +262,15 @@ class Membership:
         reason: str,
         *,
         active: int = 0,
+        voters: int = 0,
         patience: float = VOTER_TIMEOUT,
     ) -> int:
         """Have the voter change these roles in one step; return the table's version.
 
         Does nothing if they are so already, for example after an answer was lost.  Returns when the
         change is durable.  ``active``: so many voters must be active afterwards, if that is more
-        than a majority.  Raises RolesRefused or VoterUnreachable after ``patience`` seconds.
+        than a majority; ``voters``: so many there are to be, if not as many as now or n.  Raises
+        RolesRefused or VoterUnreachable after ``patience`` seconds.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -282,7 +284,9 @@ class Membership:
                     )
                 if all(known.table.get(name) == role for name, role in roles.items()):
                     break
-                await self._control.change_roles(known.version, roles, reason, active=active)
+                await self._control.change_roles(
+                    known.version, roles, reason, active=active, voters=voters
+                )
                 await self._observer.poll()
             except VoterRefused as error:
                 # After a restart of the voter its replicas need a moment until they are active.
@@ -329,7 +333,7 @@ class Membership:
                 async with asyncio.timeout(JOIN_POLL), self._observer.news:
                     await self._observer.news.wait()
 
-    async def _roll_back(self, slot: str) -> None:
+    async def roll_back(self, slot: str) -> None:
         """Return a slot to the state before an operation, unless its VM votes already."""
         try:
             await self.change_back(slot)
@@ -500,7 +504,7 @@ class SlotOperation:
         self.record = self._membership.record_step(self.record, step, survives=survives)
 
 
-async def _finish(work: Any) -> None:
+async def finish(work: Any) -> None:
     """Await work to its end even if the caller is cancelled again."""
     task = asyncio.ensure_future(work)
     while not task.done():

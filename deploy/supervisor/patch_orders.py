@@ -31,28 +31,39 @@ class Slots(Protocol):
     def busy(self) -> str:
         """Which other operation is under way, or ""."""
 
-    async def open(self, image: PatchImage, slot: str, guest: str) -> None:
-        """Start a VM with this image in a slot, as an observer; return once it has caught up.
-
-        It is to take the place of the voter ``guest``.  Idempotent.  Raises DeployError; the slot
-        is then free again.
-        """
-
     def image(self, slot: str) -> str:
         """Return the initramfs with which the guest in a slot was started: a path."""
 
-    def free(self) -> str:
-        """Return the free slot.  Raises DeployError if there is none."""
+    def free(self) -> str | None:
+        """Return a free slot, or None if there is none."""
 
-    async def replace(self, slot: str, *, active: int) -> None:
-        """Let a slot vote in place of the guest for which it was opened, and end that one's VM.
+    async def begin(self, slot: str) -> None:
+        """Keep all other operations from the slots; ``slot`` survives this supervisor.
 
-        Raises DeployError; nothing has changed then.  ``active``: so many voters must be active
-        afterwards.
+        Idempotent.  Raises DeployError.
+        """
+
+    async def open(self, image: PatchImage, slot: str) -> None:
+        """Start a VM with this image in a slot, as an observer; return once it has caught up.
+
+        Idempotent.  Raises DeployError.
+        """
+
+    async def change(self, roles: Mapping[str, str], *, voters: int, active: int) -> None:
+        """Change roles in one step, and end the VMs of guests that are retired by it.
+
+        ``voters``: how many there are to be; ``active``: how many of them must be active.  Raises
+        RolesRefused; nothing has changed then.
         """
 
     async def close(self, slot: str) -> None:
         """Retire a slot that does not vote, and end its VM.  Idempotent."""
+
+    async def finish(self) -> None:
+        """Let other operations use the slots again."""
+
+    async def release(self) -> None:
+        """Leave everything as it is, for the next supervisor."""
 
 
 class PatchOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

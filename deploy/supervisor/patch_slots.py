@@ -1,25 +1,27 @@
-"""The node's slots as the patcher needs them: an operation of ``membership`` per replacement."""
+"""The node's slots as the patcher needs them: one operation of ``membership`` for a whole patch.
+
+The operation keeps others from the slots, and the copy in quarantine alive across a restart of the
+supervisor.  Further VMs that do not vote yet are ended by the next supervisor, and started again.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from deploy.machine.spec import GuestState
 from deploy.node.interfaces import NodePort
 from deploy.patching.record import PatchImage
 from deploy.supervisor.active_faults import ActiveFaults
-from deploy.supervisor.membership import Membership, MembershipBusy, SlotOperation
+from deploy.supervisor.membership import Membership, MembershipBusy, SlotOperation, finish
 from deploy.supervisor.observer import NodeObserver
 from deploy.supervisor.repairer import Repairer
 from guests.image import Image
 
 __all__ = ["PatchSlots"]
-
-
-class _Abandoned(Exception):
-    """The operation is rolled back because the patch has ended."""
 
 
 class PatchSlots:
@@ -42,7 +44,6 @@ class PatchSlots:
         self._faults = faults
         self._share = share
         self._block: AbstractAsyncContextManager[SlotOperation] | None = None
-        self._operation: SlotOperation | None = None
 
     @property
     def roles(self) -> Mapping[str, str]:
@@ -60,66 +61,81 @@ class PatchSlots:
         """Return the initramfs with which the guest in a slot was started: a path."""
         return self._node.initrd(slot)
 
-    def free(self) -> str:
-        """Return the free slot.  Raises MembershipBusy if there is none."""
-        return self._membership.free_slot()
-
-    async def open(self, image: PatchImage, slot: str, guest: str) -> None:
-        """Start a VM with this image in a slot: see ``Slots.open``."""
-        await self._resume()
-        operation = self._operation
-        if operation is not None and operation.slot == slot:
-            await self._membership.wait_caught_up(slot)
-            return
-        block = self._membership.operation("patch", guest, role="observer")
-        operation = await block.__aenter__()
+    def free(self) -> str | None:
+        """Return a free slot, or None if there is none."""
         try:
+            return self._membership.free_slot()
+        except MembershipBusy:
+            return None
+
+    async def begin(self, slot: str) -> None:
+        """Keep other operations from the slots: see ``Slots.begin``."""
+        if self._block is not None:
+            return
+        pending = self._membership.pending
+        if pending is not None and pending.survives:
+            block = self._membership.resumed()
+            await block.__aenter__()
+        else:
+            voters = self._membership.voting_slots
+            block = self._membership.operation("patch", voters[-1], role="observer")
+            operation = await block.__aenter__()
+            operation.hold()
+        self._block = block
+
+    async def open(self, image: PatchImage, slot: str) -> None:
+        """Start a VM with this image in a slot, as an observer: see ``Slots.open``."""
+        guest = self._node.guests[slot]
+        role = self._membership.role(slot)
+        runs = guest.state not in (GuestState.ABSENT, GuestState.DEAD)
+        if role != "observer" or not runs or self.image(slot) != image.initrd:
+            await self._membership.change_back(slot)
             built = Image(
                 kernel=Path(image.kernel),
                 initrd=Path(image.initrd),
                 sha256=image.image,
                 manifest=Path(image.manifest),
             )
-            await operation.start(by="clone", share=self._share, image=built)
-            self._repairer.renew(operation.slot)
-            await operation.join()
-            operation.hold()
-        except BaseException as error:
-            await block.__aexit__(type(error), error, error.__traceback__)
-            raise
-        self._block, self._operation = block, operation
+            try:
+                await self._membership.start(slot, by="clone", share=self._share, image=built)
+                self._repairer.renew(slot)
+                await self._membership.change({slot: "observer"}, "patch")
+                await self._membership.wait_caught_up(slot)
+            except BaseException:
+                await finish(self._membership.roll_back(slot))
+                raise
+        await self._membership.wait_caught_up(slot)
 
-    async def _resume(self) -> None:
-        """Continue the operation that a former supervisor has left, if there is one."""
-        if self._operation is None:
-            with contextlib.suppress(MembershipBusy):
-                block = self._membership.resumed()
-                self._operation = await block.__aenter__()
-                self._block = block
-
-    async def replace(self, slot: str, *, active: int) -> None:
-        """Let a slot vote in place of the guest for which it was opened: see ``Slots.replace``."""
-        operation, block = self._operation, self._block
-        assert operation is not None and block is not None and operation.slot == slot
-        guest = operation.guest
-        try:
-            async with self._repairer.exclusive(guest):  # no repair of it is under way
-                await operation.replace(
-                    lambda: self._faults.undo(guest), active=active, patience=0.0
-                )
-        except BaseException:
-            if self._membership.role(slot) != "voter":
-                operation.hold()
-            raise
-        self._operation = self._block = None
-        await block.__aexit__(None, None, None)
+    async def change(self, roles: Mapping[str, str], *, voters: int, active: int) -> None:
+        """Change roles in one step, end the VMs that are retired: see ``Slots.change``."""
+        retired = [name for name, role in roles.items() if role == "retired"]
+        async with contextlib.AsyncExitStack() as stack:
+            for name in retired:  # no repair of them is under way
+                await stack.enter_async_context(self._repairer.exclusive(name))
+            await self._membership.change(
+                roles, "patch", voters=voters, active=active, patience=0.0
+            )
+            for name in retired:
+                await self._faults.undo(name)
+                await self._membership.end(name)
 
     async def close(self, slot: str) -> None:
         """Retire a slot that does not vote, and end its VM."""
-        await self._resume()
-        block, self._operation, self._block = self._block, None, None
-        if block is None:
-            await self._membership.change_back(slot)
-            return
-        with contextlib.suppress(_Abandoned):
-            await block.__aexit__(_Abandoned, _Abandoned(), None)
+        await self._membership.change_back(slot)
+
+    async def finish(self) -> None:
+        """Let other operations use the slots again."""
+        pending = self._membership.pending
+        if self._block is None and pending is not None and pending.survives:
+            await self.begin(pending.slot)  # a former supervisor's patch has ended
+        block, self._block = self._block, None
+        if block is not None:
+            await block.__aexit__(None, None, None)
+
+    async def release(self) -> None:
+        """Leave everything as it is, for the next supervisor: this one ends."""
+        self._membership.close()
+        block, self._block = self._block, None
+        if block is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await block.__aexit__(asyncio.CancelledError, asyncio.CancelledError(), None)

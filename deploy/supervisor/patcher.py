@@ -4,11 +4,6 @@ Level-triggered, like repair: each pass compares the state with the one that the
 wants, and does one step.  The record is written before the step.  So a supervisor that takes over,
 at any moment, repeats or continues that step.
 
-**Promotion.**  A VM with the new image starts in the free slot as an observer, because an observer
-may differ.  It takes a voter's place when all voters are active after that: while versions are
-mixed, a voter of the minority that answers otherwise is expelled and rebuilt, and the others must
-have a majority without it.  The step is refused by the voter itself otherwise (`active`).
-
 **The copy's end.**  A copy whose VM ends is not started again: the patch is rejected.
 """
 
@@ -38,8 +33,8 @@ from deploy.patching.record import (
 )
 from deploy.patching.rules import RuleSet, read_rules
 from deploy.supervisor.checkpoints import take_checkpoint
-from deploy.supervisor.membership import RolesRefused
 from deploy.supervisor.observer import EventHistory, NodeObserver
+from deploy.supervisor.patch_mover import Mover, read_roles
 from deploy.supervisor.patch_orders import NoPatch, PatchOrder, Slots, check_format
 from deploy.supervisor.quarantine import QuarantineWatch, rules_of
 from deploy.supervisor.storage import Storage
@@ -51,8 +46,6 @@ PASS_INTERVAL = 0.5
 """Seconds between passes without an event: a quarantine also ends by time."""
 WRITE_INTERVAL = 5.0
 """Seconds between records of how many replies were compared."""
-WAIT_WARNING = 60.0
-"""Seconds that a promotion waits for all voters before it says so in the log."""
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +68,7 @@ class Patcher:
         history: EventHistory,
         *,
         of: int,
+        need: int,
         running: Callable[[], PatchImage],
         adopt: Callable[[PatchImage], None],
     ) -> None:
@@ -87,7 +81,6 @@ class Patcher:
         self._history = history
         self._of = of
         self._running = running
-        self._adopt = adopt
         self._wake = asyncio.Event()
         self._unreadable: DeployError | None = None
         self.record: PatchRecord | None = None
@@ -101,9 +94,10 @@ class Patcher:
         )
         self._watch.use(rules_of(self.record))
         self._written = 0.0
-        self._waiting_since: float | None = None
-        self.waits_for = ""
-        """What a promotion waits for now, or ""."""
+        self._mover = Mover(
+            slots, observer, control, of=of, need=need, running=running, adopt=adopt,
+            wake=self._wake, current=lambda: self.record, save=self._save, differs=self._differs,
+        )  # fmt: skip
 
     # ---- orders
 
@@ -133,6 +127,12 @@ class Patcher:
         check_format(order, self._layout)
         rules = read_rules(order.rules, order.rules_name) if order.rules else RuleSet()
         slot = self._slots.free()
+        if slot is None:
+            raise DeployError(
+                "this node has no free slot for a copy",
+                remedy="restart the node: it then has one",
+                error_code="TV0771",
+            )
         number = self.record.number + 1 if self.record is not None else 1
         record = PatchRecord(
             number=number, title=order.title, old=old, new=order.image, after=order.after,
@@ -194,6 +194,15 @@ class Patcher:
     def findings(self) -> list[Finding]:
         """The differences of the last patch, the oldest first."""
         return list(self._watch.findings)
+
+    @property
+    def waits_for(self) -> str:
+        """What a promotion waits for now, or ""."""
+        return self._mover.waits_for
+
+    def _differs(self) -> bool:
+        """Return whether patched guests answer some requests otherwise."""
+        return any(each.difference.kind == "reply" for each in self._watch.findings)
 
     def _observed(self) -> PatchRecord | None:
         """Return the patch whose copy is observed now, or None."""
@@ -280,7 +289,7 @@ class Patcher:
                 except VoterUnreachable as error:
                     _log.debug("the patch waits for the voter", error=str(error))
                 except DeployError as error:
-                    self.waits_for = str(error)
+                    self._mover.waits_for = str(error)
                     _log.warning("the patch waits", reason=str(error), error_code="TV0776")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PASS_INTERVAL):
@@ -290,28 +299,31 @@ class Patcher:
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+            await self._slots.release()
 
     async def _pass(self) -> None:
         """Do the next step of the patch, if there is one."""
         record = self.record
         if record is None:
-            return
-        if record.phase is Phase.PREPARING:
+            await self._slots.finish()
+        elif record.phase is Phase.PREPARING:
             await self._prepare(record)
         elif record.phase is Phase.QUARANTINE:
             await self._observe(record)
         elif record.phase in (Phase.PROMOTING, Phase.REVERTING):
-            await self._move(record)
+            await self._mover.step(record)
         elif record.slot is not None:
             await self._clear_slot(record, record.slot)
+        else:
+            await self._slots.finish()
 
     async def _prepare(self, record: PatchRecord) -> None:
         slot = record.slot
         assert slot is not None
         try:
-            voters = [name for name, role in (await self._read_roles()).items() if role == "voter"]
-            last = self._next_voter(set(voters))
-            await self._unless_changed(record, self._slots.open(record.new, slot, last))
+            await read_roles(self._observer, self._slots)
+            await self._slots.begin(slot)
+            await self._mover.unless_changed(record, self._slots.open(record.new, slot))
         except VoterUnreachable:
             raise
         except DeployError as error:
@@ -324,29 +336,13 @@ class Patcher:
             self._watch.count(record, slot, int(status.get("pid") or 0))  # the replies before
             self._save(advance(record, Phase.QUARANTINE, f"{slot} answers every request"))
 
-    async def _unless_changed(self, record: PatchRecord, work: Any) -> None:
-        """Do a step that takes long, but abandon it when an order changes the record."""
-        task = asyncio.ensure_future(work)
-        try:
-            while not task.done():
-                wake = asyncio.create_task(self._wake.wait())
-                await asyncio.wait([task, wake], return_when=asyncio.FIRST_COMPLETED)
-                wake.cancel()
-                self._wake.clear()
-                if self.record is not record and not task.done():
-                    break
-        finally:
-            if not task.done():
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
     # ---- quarantine
 
     async def _observe(self, record: PatchRecord) -> None:
         """Count what was compared; end the quarantine if it is over."""
         slot = record.slot
         assert slot is not None
+        await self._slots.begin(slot)
         guest = self._guests[slot]
         if guest.state in (GuestState.DEAD, GuestState.ABSENT):
             self._watch.note("crash", slot, reason=f"the copy's VM is {guest.state}")
@@ -376,94 +372,13 @@ class Patcher:
         if answered and self.record is record:
             self._save(msgspec.structs.replace(counted, state=True).note("its state was compared"))
 
-    # ---- promotion, and the way back
-
-    async def _move(self, record: PatchRecord) -> None:
-        """Replace the next voter that does not run the wanted image, or end the patch."""
-        roles = await self._read_roles()
-        forward = record.phase is Phase.PROMOTING
-        voters = {name for name, role in roles.items() if role == "voter"}
-        promoted = {name for name in voters if self._slots.image(name) == record.new.initrd}
-        slot = record.slot if record.slot not in voters else None  # else the step was made
-        if slot != record.slot or promoted != set(record.promoted):
-            record = msgspec.structs.replace(
-                record, slot=slot, promoted=tuple(sorted(promoted))
-            ).note(f"{len(promoted)} of {self._of} voters run the patched image")
-            self._save(record)
-        wrong = voters - promoted if forward else promoted
-        if not wrong:
-            await self._finish(record)
-            return
-        if slot is None:
-            record = msgspec.structs.replace(record, slot=self._slots.free())
-            self._save(record)
-            slot = record.slot
-        assert slot is not None
-        if roles.get(slot) != "retired" and self._slots.image(slot) != record.target.initrd:
-            await self._slots.close(slot)  # it was started before the patch was aborted
-        old = self._next_voter(wrong)
-        await self._unless_changed(record, self._slots.open(record.target, slot, old))
-        if self.record is record:
-            await take_checkpoint(self._observer, self._control)
-            self._adopt_majority(record, len(promoted) + (1 if forward else -1))
-            await self._replace(record, slot)
-
-    def _adopt_majority(self, record: PatchRecord, patched: int) -> None:
-        """Make the image of the majority that of the node, in which all guests start anew.
-
-        The journal's last requests were answered by that majority.
-        """
-        image = record.new if 2 * patched > self._of else record.old
-        if self._running().image != image.image:
-            self._adopt(image)
-
-    async def _read_roles(self) -> Mapping[str, str]:
-        await self._observer.poll()
-        roles = self._slots.roles
-        if not roles:
-            raise VoterUnreachable("the voter's table of roles is not known")
-        return roles
-
-    def _next_voter(self, wrong: set[str]) -> str:
-        """Return which voter is replaced next: one that does not vote now, if there is one."""
-        return min(wrong, key=lambda name: (self._observer.replica_state(name) == "active", name))
-
-    async def _replace(self, record: PatchRecord, slot: str) -> None:
-        try:
-            await self._slots.replace(slot, active=self._of)
-        except RolesRefused as error:
-            self._wait(record, error.problem)
-            return
-        self._waiting_since, self.waits_for = None, ""
-        self._wake.set()
-
-    def _wait(self, record: PatchRecord, why: str) -> None:
-        """Note that a step must wait; say so in the log once it takes long."""
-        now = time.monotonic()
-        self.waits_for = why
-        if self._waiting_since is None:
-            self._waiting_since = now
-        elif now - self._waiting_since > WAIT_WARNING:
-            self._waiting_since = now
-            _log.warning(
-                "the patch waits: versions are mixed", number=record.number, reason=why,
-                promoted=list(record.promoted), error_code="TV0776",
-            )  # fmt: skip
-
-    async def _finish(self, record: PatchRecord) -> None:
-        await take_checkpoint(self._observer, self._control)
-        if record.phase is Phase.PROMOTING:
-            self._adopt_majority(record, self._of)
-            self._save(advance(record, Phase.DONE, "all voters run the patched image"))
-        else:
-            self._adopt_majority(record, 0)
-            self._save(advance(record, Phase.ABORTED, "all voters run the unpatched image"))
-
     async def _clear_slot(self, record: PatchRecord, slot: str) -> None:
         """End the copy of a patch that has ended."""
-        roles = await self._read_roles()
+        roles = await read_roles(self._observer, self._slots)
         if roles.get(slot) != "voter":
+            await self._slots.begin(slot)
             await self._slots.close(slot)
+        await self._slots.finish()
         self._save(msgspec.structs.replace(record, slot=None))
 
     def describe(self) -> dict[str, Any] | None:
@@ -487,6 +402,6 @@ class Patcher:
             "goal": {"after": record.after, "seconds": record.seconds, "auto": record.auto},
             "rules": record.rules_name or None,
             "quarantine": msgspec.to_builtins(verdict),
-            "waits_for": self.waits_for or None,
+            "waits_for": self._mover.waits_for or None,
             "steps": msgspec.to_builtins(record.steps),
         }

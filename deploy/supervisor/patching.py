@@ -81,6 +81,7 @@ def make_patcher(  # noqa: PLR0913 - the parts
 ) -> Patcher:
     """Return the patcher of a node."""
     settings = image.record.settings
+    policy = Policy.parse(settings.vote)
     slots = PatchSlots(membership, node, observer, repairer, faults, share=settings.boot_share)
     return Patcher(
         layout,
@@ -90,7 +91,8 @@ def make_patcher(  # noqa: PLR0913 - the parts
         control,
         storage,
         history,
-        of=Policy.parse(settings.vote).of,
+        of=policy.of,
+        need=policy.need,
         running=image.running,
         adopt=image.adopt,
     )

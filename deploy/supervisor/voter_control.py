@@ -69,15 +69,25 @@ class VoterControl:
         await self._call("POST", "/checkpoint")
 
     async def change_roles(
-        self, version: int, roles: Mapping[str, str], reason: str, *, active: int = 0
+        self,
+        version: int,
+        roles: Mapping[str, str],
+        reason: str,
+        *,
+        active: int = 0,
+        voters: int = 0,
     ) -> None:
         """Change the roles of these replicas, if the table has this version.
 
-        ``active``: so many voters must be active afterwards, if that is more than a majority.
-        Returns once the change is durable.  Raises VoterUnreachable; VoterRefused with status 409:
-        the table has another version, or the change is impossible now.
+        ``active``: so many voters must be active afterwards, if that is more than a majority;
+        ``voters``: so many there are to be, m to n, if not as many as now or n.  Returns once the
+        change is durable.  Raises VoterUnreachable; VoterRefused with status 409: the table has
+        another version, or the change is impossible now.
         """
-        body = {"version": version, "roles": dict(roles), "reason": reason, "active": active}
+        body = {
+            "version": version, "roles": dict(roles), "reason": reason, "active": active,
+            "voters": voters,
+        }  # fmt: skip
         await self._call("POST", "/roles", body)
 
     async def stop(self) -> None:

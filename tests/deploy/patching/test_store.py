@@ -19,9 +19,8 @@ def document(number: int = 1, **changes: Any) -> dict[str, Any]:
     values = {
         "id": number, "time": 10.0, "replica": "g4", "role": "observer", "kind": "reply",
         "seq": 40 + number, "behind": 0.5,
-        "request": b64encode(request).decode(), "request_size": len(request),
-        "released": b64encode(old).decode(), "released_size": len(old),
-        "other": b64encode(new).decode(), "other_size": len(new),
+        "request": b64encode(request).decode(), "released": b64encode(old).decode(),
+        "other": b64encode(new).decode(), "sizes": [len(request), len(old), len(new)],
     }  # fmt: skip
     return values | changes
 
@@ -34,8 +33,8 @@ def path(tmp_path: Path) -> Path:
 def test_difference_of_the_voter_is_understood() -> None:
     found = difference_of(document())
     assert (found.seq, found.other, found.cut) == (41, reply(200, b"b\xff"), False)
-    assert difference_of(document(other_size=1 << 20)).cut
-    lost = difference_of(document(released=None, released_size=None))
+    assert difference_of(document(sizes=[1, 1, 1 << 20])).cut
+    lost = difference_of(document(released=None, sizes=[1, None, 1]))
     assert (lost.released, lost.cut) == (None, False)
     assert difference_of(document(kind="digest", request="")).request == b""
 

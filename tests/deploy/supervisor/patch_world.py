@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -66,10 +66,11 @@ class PatchWorld:
         self.fails = ""
         self.delay = 0.005
         self.busy = ""
-        self.changes: list[tuple[str, str]] = []
+        self.changes: list[dict[str, str]] = []
         self.fewest = 3
         self.refused = 0
-        self.replaces: dict[str, str] = {}
+        self.held = False
+        self.differing = False
         self.logged = 0
         self.checkpoint_seq = 0
         self.other_state = False
@@ -85,7 +86,7 @@ class PatchWorld:
         return Patcher(
             self.layout, self, self.guests, observer, control,
             Storage(self.layout, self.history, repair_room=0), self.history,
-            of=3, running=lambda: self.node_image, adopt=self.adopt,
+            of=3, need=2, running=lambda: self.node_image, adopt=self.adopt,
         )  # fmt: skip
 
     # ---- the patcher
@@ -140,6 +141,7 @@ class PatchWorld:
 
     def differ(self, slot: str = "g4", path: str = "/a", **changes: Any) -> None:
         """Have the copy answer a request otherwise."""
+        self.differing = True
         self.compare(1, slot)
         self.counters[slot]["differed"] += 1
         request = encode_request("GET", path)
@@ -148,9 +150,8 @@ class PatchWorld:
             {
                 "id": len(self.found) + 1, "time": 9e9, "replica": slot, "role": "observer",
                 "kind": "reply", "seq": self.seq, "behind": 0.0,
-                "request": b64encode(request).decode(), "request_size": len(request),
-                "released": b64encode(old).decode(), "released_size": len(old),
-                "other": b64encode(new).decode(), "other_size": len(new),
+                "request": b64encode(request).decode(), "released": b64encode(old).decode(),
+                "other": b64encode(new).decode(), "sizes": [len(request), len(old), len(new)],
             } | changes
         )  # fmt: skip
 
@@ -163,36 +164,52 @@ class PatchWorld:
     def image(self, slot: str) -> str:
         return self.images[slot]
 
-    def free(self) -> str:
-        return next(name for name, role in self.table.items() if role == "retired")
+    def free(self) -> str | None:
+        return next((name for name, role in self.table.items() if role == "retired"), None)
 
-    async def open(self, wanted: PatchImage, slot: str, guest: str) -> None:
+    async def begin(self, slot: str) -> None:
+        self.held = True
+
+    async def open(self, wanted: PatchImage, slot: str) -> None:
         if self.table[slot] == "observer" and self.images[slot] == wanted.initrd:
             return
         assert self.table[slot] == "retired"
-        assert self.table[guest] == "voter"
+        assert self.held
         await self.hold.wait()
         if self.fails:
             raise DeployError(self.fails)
         self.images[slot] = wanted.initrd
         self.guests[slot].state = GuestState.READY
         self.table[slot] = "observer"
-        self.replaces[slot] = guest
 
-    async def replace(self, slot: str, *, active: int) -> None:
-        assert self.table[slot] == "observer"
-        old = self.replaces[slot]
-        voting = {n for n, role in self.table.items() if role == "voter"} - {old} | {slot}
+    async def change(self, roles: Mapping[str, str], *, voters: int, active: int) -> None:
+        table = self.table | dict(roles)
+        voting = {name for name, role in table.items() if role == "voter"}
+        assert len(voting) == voters >= 2
         if len(voting - self.inactive) < active:
             self.refused += 1
             raise RolesRefused(f"only {len(voting - self.inactive)} are active")
-        assert self.logged == 0, "no request of another version is in the log"
-        self.table[slot], self.table[old] = "voter", "retired"
-        self.changes.append((old, slot))
-        if len(self.changes) == self.hold_after:
+        if "voter" in roles.values():
+            assert self.logged == 0, "no request of another version is in the log"
+        self.table = table
+        self.changes.append(dict(roles))
+        self.fewest = min(self.fewest, voters)
+        for name, role in roles.items():
+            if role == "retired":
+                self.guests[name].state = GuestState.ABSENT
+        mixed = voting - self.patched
+        if self.differing and self.patched and mixed:  # the minority is expelled at once
+            self.inactive = self.patched if len(self.patched) < 2 else mixed
+        else:
+            self.inactive -= set(roles)
+        if len(self.patched) >= self.hold_after > -1:
             self.hold.clear()
-        self.fewest = min(self.fewest, sum(role == "voter" for role in self.table.values()))
-        self.guests[old].state = GuestState.ABSENT
+
+    async def finish(self) -> None:
+        self.held = False
+
+    async def release(self) -> None:
+        """Nothing is held here."""
 
     async def close(self, slot: str) -> None:
         assert self.table[slot] != "voter"
@@ -223,7 +240,7 @@ class PatchWorld:
         for name in NAMES:
             self.counters[name]["digest_seq"] = self.seq
         if self.other_state:
-            self.differ(kind="digest", request="", request_size=0, released=None, other=None)
+            self.differ(kind="digest", request="", released=None, other=None)
 
     async def differences(self, since: int) -> AsyncIterator[dict[str, Any]]:
         while not self.down:

@@ -13,6 +13,7 @@ import pytest_asyncio
 from deploy.machine.spec import GuestState
 from deploy.node.records import Layout
 from deploy.patching.record import read_patch
+from deploy.supervisor import patch_mover
 from deploy.supervisor import patcher as patcher_module
 from deploy.supervisor.patch_routes import describe, try_rules
 from guests.protocol.message import encode_request
@@ -70,7 +71,7 @@ async def test_automatic_promotion_replaces_all_voters(world: PatchWorld) -> Non
     assert len(world.changes) == 3
     assert world.fewest == 3
     assert world.node_image == image("new")
-    assert world.guests[world.free()].state == GuestState.ABSENT
+    assert world.guests[world.free() or ""].state == GuestState.ABSENT
     phases = [e["phase"] for e in world.history.after(0) if e["event"] == "patch"]
     assert phases == ["preparing", "quarantine", "promoting", "done"]
 
@@ -249,6 +250,40 @@ async def test_abort_before_the_copy_runs_ends_its_start(world: PatchWorld) -> N
     assert world.table["g4"] == "retired"
 
 
+async def test_versions_that_differ_change_places_as_a_majority(world: PatchWorld) -> None:
+    await in_quarantine(world, after=2, auto=True, rules=RULES, rules_name="r.toml")
+    world.differ()
+    world.compare(2)
+    await reach(world, "done")
+    retired, joined, last = world.changes
+    assert list(retired.values()) == ["retired"]
+    assert sorted(joined.values()) == ["retired", "voter", "voter"]
+    assert sorted(last.values()) == ["retired", "voter"]
+    assert world.fewest == 2
+    assert len(world.patched) == 3
+    assert not world.held
+
+
+@pytest.mark.parametrize("patched", [0, 2])
+async def test_versions_that_differ_return_as_a_majority(world: PatchWorld, patched: int) -> None:
+    await in_quarantine(world, after=2, rules=RULES, rules_name="r.toml")
+    world.differ()
+    world.compare(2)
+    await until(lambda: world.patcher.verdict().passed)
+    world.hold_after = patched
+    world.patcher.promote()
+    await until(lambda: world.changes and len(world.patched) == patched)
+    await until(lambda: world.phase == "promoting")
+    world.patcher.abort("no")
+    world.hold_after = -1
+    world.hold.set()
+    await reach(world, "aborted")
+    assert world.patched == set()
+    assert sorted(world.table.values()) == ["retired", "voter", "voter", "voter"]
+    assert world.node_image == image("old")
+    assert not world.held
+
+
 @pytest.mark.parametrize("promoted", [0, 1, 2])
 async def test_abort_while_promoting_returns_to_the_old_image(
     world: PatchWorld, promoted: int
@@ -262,6 +297,7 @@ async def test_abort_while_promoting_returns_to_the_old_image(
     world.patcher.promote()
     await until(lambda: len(world.patched) == promoted and world.phase == "promoting")
     world.patcher.abort("too slow")
+    world.hold_after = -1
     world.hold.set()
     world.inactive = set()
     await reach(world, "aborted")
@@ -274,7 +310,7 @@ async def test_abort_while_promoting_returns_to_the_old_image(
 async def test_promotion_waits_until_all_others_vote_and_says_so(
     world: PatchWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patcher_module, "WAIT_WARNING", 0.0)
+    monkeypatch.setattr(patch_mover, "WAIT_WARNING", 0.0)
     await in_quarantine(world, after=1)
     world.inactive = {"g1", "g2"}
     with logs("TV0776"):
@@ -284,7 +320,7 @@ async def test_promotion_waits_until_all_others_vote_and_says_so(
     assert world.patched == set()
     world.inactive = {"g1"}
     await until(lambda: world.patched == {"g4"})
-    assert world.changes[0] == ("g1", "g4")
+    assert world.changes[0] == {"g4": "voter", "g1": "retired"}
     await reach(world, "done")
 
 

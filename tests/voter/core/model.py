@@ -363,13 +363,13 @@ class Node:
         )
 
     def change_roles(
-        self, version: int | None = None, active: int = 0, /, **roles: str
+        self, version: int | None = None, active: int = 0, voters: int = 0, /, **roles: str
     ) -> ev.RolesChanged | ev.RolesRefused | None:
         """Change roles; return the answer, if it has come."""
         self.tickets += 1
         if version is None:
             version = self.engine.members.roles_version
-        self.feed(ev.ChangeRoles(self.tickets, version, roles, "a test", active))
+        self.feed(ev.ChangeRoles(self.tickets, version, roles, "a test", active, voters))
         return self.answers.get(self.tickets)
 
     def lose(self, index: int) -> None:
@@ -618,7 +618,8 @@ class Node:
             for each in chain[Poll | Batch](polls, batches.values())
         )
         voters = [replica for replica in engine.members if replica.role is Role.VOTER]
-        assert len(voters) == engine.members.policy.of
+        policy = engine.members.policy
+        assert policy.need <= len(voters) <= policy.of
         comparisons = engine.comparisons
         assert comparisons.kept_bytes == sum(each.size for each in comparisons.kept) <= KEPT_BYTES
         assert set(engine.polls.tickets) <= self.open
