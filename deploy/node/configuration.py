@@ -26,8 +26,8 @@ def check_paths(layout: Layout, settings: Settings) -> None:
     """Raise PathUnusable if a node with these settings cannot run in this directory."""
     check_path(layout.directory)
     planned = plan_node(
-        directory=str(layout.directory), uuids=("",) * (settings.guests + 1 + SPARES), spares=SPARES,
-        kernel="", initrd="", cmdline="", accel="tcg", uri=settings.connect,
+        directory=str(layout.directory), uuids=("",) * (settings.guests + 1 + SPARES),
+        kernel="", initrd="", cmdline="", accel="tcg", uri=settings.connect, spares=SPARES,
     )  # fmt: skip
     proxied = [layout.proxy_link(guest.name) for guest in planned.guests]
     check_socket_paths([*map(str, (*layout.sockets, *proxied)), *socket_paths(planned)])

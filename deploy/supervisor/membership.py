@@ -2,8 +2,8 @@
 
 A node has one slot more than voters.  An operation starts a VM in the free slot, lets its replica
 join without a vote, waits until it has caught up, and replaces an old voter in one ordered step of
-the voter (``voter.core.roles``).  Then it ends the old VM, whose slot is the free one.  Rejuvenation
-and patching are such operations; only one is under way at a time.
+the voter (``voter.core.roles``).  Then it ends the old VM, whose slot is now the free one.
+Rejuvenation and patching are such operations; only one is under way at a time.
 
 **Crashes.**  Each step can be repeated, and the operation is recorded before the first one.  If the
 supervisor, the voter or the host dies, `reconcile` compares the roles, which the voter's journal
@@ -55,7 +55,7 @@ RETRY_INTERVAL = 2.0
 JOIN_POLL = 0.1
 """Seconds between polls of the voter while a replica catches up."""
 JOIN_DEADLINE = 10.0
-"""Seconds that a started guest may be neither restoring nor learning (as `repairer.JOIN_DEADLINE`)."""
+"""Seconds that a started guest may be neither restoring nor learning, as of a restored one."""
 JOIN_LIMIT = 300.0
 """Seconds from the start of a guest to its being caught up; a large state takes long."""
 VOTER_TIMEOUT = 15.0
@@ -396,6 +396,7 @@ class Membership:
         for name in self.voting_slots:
             if self.guests[name].state is GuestState.ABSENT:
                 await self.start(name)
+        self._write(lives=dict.fromkeys(self.voting_slots, time.time()))
 
     def close(self) -> None:
         """Stop the operation under way, without a roll-back: the node ends, or is left as it is."""
@@ -450,7 +451,7 @@ class SlotOperation:
         )
 
     async def join(self) -> None:
-        """Let its replica join without a vote; return once it has caught up.  Raises DeployError."""
+        """Let its replica join without a vote until it has caught up.  Raises DeployError."""
         self._step("joining")
         await self._membership.change({self.slot: self.record.role}, self._reason)
         await self._membership.wait_caught_up(self.slot)

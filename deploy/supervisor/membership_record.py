@@ -31,8 +31,8 @@ _log = structlog.get_logger(__name__)
 class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An operation under way: the VM in ``slot`` is to take the place of ``guest``.
 
-    ``role``: what its replica is until then.  ``began`` is in seconds since 1970.  An operation that
-    ``survives`` is continued by the next supervisor; others are rolled back, or found complete.
+    ``role``: what its replica is until then.  ``began`` is in seconds since 1970.  The next
+    supervisor continues an operation that ``survives``; others it rolls back, or finds complete.
     """
 
     kind: OperationKind

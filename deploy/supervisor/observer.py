@@ -196,10 +196,6 @@ class NodeObserver:
             return None
         return str(self.replicas.get(name, {}).get("state", "absent"))
 
-    def is_voter(self, name: str) -> bool:
-        """Return whether a replica has the role of a voter."""
-        return self.roles is None or self.roles.table.get(name, "voter") == "voter"
-
     @property
     def voting(self) -> set[str]:
         """The replicas that vote and whose guests run (the voter may not have noticed an end)."""

@@ -79,10 +79,8 @@ class Rejuvenation:
         ``by`` and ``share`` are those of the settings if not given.  If this fails, or the caller
         is cancelled, the old guest stays.  Raises DeployError.
         """
-        method, share = (
-            by or self._settings.rejuvenate_by,
-            self._settings.boot_share if (share is None) else share,
-        )
+        method = by or self._settings.rejuvenate_by
+        share = self._settings.boot_share if share is None else share
         began = time.monotonic()
         facts: dict[str, Any] = {"by": method, "automatic": automatic}
         try:

@@ -54,8 +54,9 @@ _log = structlog.get_logger(__name__)
 class Repairer:
     """Decides which guests need a repair, and repairs them.
 
-    ``has_fault`` returns whether an injected fault is active in a guest; ``replace_voter`` ends the
-    voter with that pid; ``hypervisor_problem`` returns why no guest can be restored now, or "".
+    ``has_fault`` returns whether an injected fault is active in a guest; ``is_voter`` returns
+    whether its role is to vote; ``replace_voter`` ends the voter with that pid;
+    ``hypervisor_problem`` returns why no guest can be restored now, or "".
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -69,6 +70,7 @@ class Repairer:
         slowness: float = 1.0,
         replace_voter: Callable[[int | None], None],
         has_fault: Callable[[str], bool],
+        is_voter: Callable[[str], bool] = lambda _: True,
         hypervisor_problem: Callable[[], str],
         storage: Storage,
         history: EventHistory,
@@ -81,6 +83,7 @@ class Repairer:
         self._join_deadline = JOIN_DEADLINE * slowness
         self._replace_voter = replace_voter
         self._has_fault = has_fault
+        self._is_voter = is_voter
         self._hypervisor_problem = hypervisor_problem
         self._hypervisor_lost = False
         self._storage = storage
@@ -156,7 +159,7 @@ class Repairer:
         wanted: dict[str, float] = {}
         returning = set(self._tasks) | self._returning
         for name in self._guests:
-            if not self._observer.is_voter(name):
+            if not self._is_voter(name):
                 continue  # whoever started it cares for it
             view = self._view(name, now)
             policy = self._policies[name]
@@ -272,7 +275,7 @@ class Repairer:
             with contextlib.suppress(VoterUnreachable):
                 await self._observer.poll()
             votes = self._observer.replica_state(name) == "active"
-            if self._observer.is_voter(name) and (must or not votes):
+            if self._is_voter(name) and (must or not votes):
                 await self._bring_back(name)
 
     @contextlib.asynccontextmanager

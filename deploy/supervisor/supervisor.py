@@ -133,6 +133,7 @@ class Supervisor:
             slowness=self.settings.slowness,
             replace_voter=self._voter.replace,
             has_fault=lambda guest: guest in self._records.active,
+            is_voter=lambda guest: self.membership.role(guest) == "voter",
             hypervisor_problem=lambda: self._node.problem,
             storage=self.storage,
             history=self.history,
