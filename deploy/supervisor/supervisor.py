@@ -371,12 +371,12 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._ready_limit):
                 await self.membership.settle()
-        return await self._observer.wait_active(self._without_fault(), self._ready_limit)
+        return await self._observer.wait_active(self._without_fault, self._ready_limit)
 
     async def _report_ready(self) -> None:
         """Report the node's status; after a take-over, give repair time first."""
         if self.took_over and not await self._observer.wait_active(
-            self._without_fault(), self._ready_limit
+            self._without_fault, self._ready_limit
         ):
             self._step("not all guests vote: see `trivisor status`")
         self._report({"ready": await self.status()})

@@ -49,6 +49,7 @@ _SECURE = (
 _METRICS = "tests/deploy/monitoring/test_supervisor_metrics.py"
 _ALERTS = "tests/integration/test_alerts.py::test_every_alert_fires"
 _REPLAY = "tests/deploy/replay/test_replay_command.py"
+_REJUVENATE = "tests/test_trivisor_rejuvenate.py"
 _WHEEL = "tests/integration/test_installed_wheel.py"
 
 ELSEWHERE: dict[str, str] = {
@@ -91,6 +92,13 @@ ELSEWHERE: dict[str, str] = {
     "trivisor monitoring --out monitoring":
         "tests/deploy/monitoring/test_files.py"
         "::test_command_names_the_addresses_of_the_node_that_runs",
+    "trivisor rejuvenate --all":
+        f"{_REJUVENATE}::test_all_guests_are_replaced_under_load_and_no_client_notices",
+    "trivisor rejuvenate g2":
+        f"{_REJUVENATE}::test_guest_boots_with_a_share_of_the_processor_and_takes_a_place",
+    "trivisor up --rejuvenate-every 3600":
+        "tests/deploy/supervisor/test_rejuvenation.py"
+        "::test_node_replaces_the_guest_that_has_run_longest_in_turn",
     "trivisor replay": f"{_REPLAY}::test_a_difference_is_shown_and_is_a_failure",
     "trivisor replay --from 120000 --until 150000":
         f"{_REPLAY}::test_a_range_without_a_difference_succeeds_and_json_has_all",

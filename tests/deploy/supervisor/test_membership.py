@@ -146,6 +146,27 @@ async def test_guest_that_ends_while_it_joins_fails_the_operation(scratch: Path)
         assert await node.all_active()
 
 
+async def test_guest_that_cannot_be_ended_is_ended_later(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.supervisor.membership.RETRY_INTERVAL", 0.1)
+    async with running(scratch) as node:
+
+        async def fail() -> None:
+            async with node.supervisor.membership.operation("rejuvenation", "g2") as operation:
+                await operation.start(by="clone", share=50)
+                node.node.fail_end = True
+                await node.guests["g4"].kill()
+                await operation.join()
+
+        with logs("TV0744"), pytest.raises(DeployError, match="its guest is dead"):
+            await fail()
+        assert node.guests["g4"].state is GuestState.DEAD
+        node.node.fail_end = False
+        await until(lambda: node.guests["g4"].state is GuestState.ABSENT)
+        assert sorted(await node.states()) == ["g1", "g2", "g3"]
+
+
 async def test_change_that_the_voter_rejects_names_its_reason(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

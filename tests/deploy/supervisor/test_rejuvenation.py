@@ -171,13 +171,14 @@ async def test_command_line_reaches_the_control_socket(scratch: Path) -> None:
         done = await asyncio.to_thread(ask, node.layout, "POST", "/rejuvenate", order)
         assert (done["guest"], done["slot"], done["how"]) == ("g1", "g4", "cloned")
         assert node.node.starts == [("g4", "clone", 25, None)]
-        for order, code in (
+        wrong: tuple[tuple[dict[str, Any], str], ...] = (
             ({"guest": "g9", "by": None, "share": None}, "TV0114"),
             ({"guest": "g2", "by": "magic", "share": None}, "TV0734"),
             ({"guest": "g2", "by": None, "share": 101}, "TV0734"),
-        ):
+        )
+        for bad, code in wrong:
             with pytest.raises(CommandError) as caught:
-                await asyncio.to_thread(ask, node.layout, "POST", "/rejuvenate", order)
+                await asyncio.to_thread(ask, node.layout, "POST", "/rejuvenate", bad)
             assert caught.value.error_code == code
 
 
