@@ -11,6 +11,9 @@ few kinds and small gaps has such a pair nearly always.
 
 From ``BURSTS`` on, clients of most plans also make many requests at once.  The voter orders the
 requests of one turn of its loop as a batch.
+
+From ``ROLES`` on, most plans have a guest more than there are voters.  The supervisor exchanges
+guests by way of that free slot.
 """
 
 from __future__ import annotations
@@ -22,14 +25,16 @@ from random import Random
 import msgspec
 
 __all__ = [
-    "BURSTS", "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation",
-    "SimPlan", "make_plan", "parse_numbers", "write_numbers",
+    "BURSTS", "DEADLY", "EXCHANGES", "KINDS", "ROLES", "SITUATIONS", "REPLICA_FAULTS", "SWARM",
+    "SimFault", "Operation", "SimPlan", "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
 BURSTS = SWARM + (1 << 55)
 """The first seed whose plan has bursts of requests."""
+ROLES = BURSTS + (1 << 55)
+"""The first seed whose plan changes roles."""
 BATCH_FAULTS = ("cut-client", "corrupt-reply", "kill-service", "cut-link")
 """Faults after which a batch is voted on request by request: a retry, a lie, a lost replica."""
 LARGEST_BURST = 64
@@ -98,6 +103,7 @@ class SimPlan(msgspec.Struct, frozen=True):
     log_bytes: int = 60_000  # largest log
     scrub: float = 60.0  # most seconds between two markers
     follow: bool = False  # one replica gets its orders in batches
+    spares: int = 0  # slots without a voter
 
     @property
     def clients(self) -> int:
@@ -107,7 +113,8 @@ class SimPlan(msgspec.Struct, frozen=True):
     @property
     def only_replicas(self) -> bool:
         """Whether all faults are of replicas."""
-        return all(fault.kind in REPLICA_FAULTS for fault in self.faults) and not self.deadly
+        harmless = {**REPLICA_FAULTS, **EXCHANGES}
+        return all(fault.kind in harmless for fault in self.faults) and not self.deadly
 
     @property
     def deadly(self) -> bool:
@@ -163,6 +170,24 @@ OTHER_FAULTS = {"cut-client": 3}
 KINDS = {**REPLICA_FAULTS, **VOTER_FAULTS, **DISK_FAULTS, **OTHER_FAULTS}
 """All kinds of faults, with their weights."""
 
+EXCHANGES = {
+    "exchange-learner": 4,  # a guest in the free slot takes the place of the target-th voter
+    "exchange-observer": 3,  # the same, but it observes at first
+    "abandon-exchange": 2,  # it is retired once it has caught up
+}
+"""What the supervisor does with roles, with weights.  It is no fault, but planned as one:
+``seconds`` pass between the replica's catching up and the next change."""
+EXCHANGE_SITUATIONS = (
+    "changing roles",  # a change of roles was requested, and the voter has not answered
+    "standing by",  # a replica without a vote has caught up
+)
+EXCHANGE_FAULTS = {
+    "kill-voter": 6, "kill-voter-in-call": 6, "power-loss": 4, "stop-voter": 1, "disk-full": 1,
+    "disk-slow": 1, "kill-service": 2, "reboot": 2, "cut-link": 2, "hang": 2, "corrupt-reply": 5,
+    "corrupt-state": 3,
+}  # fmt: skip
+"""Faults that are added close to an exchange, with their weights."""
+
 _OPERATIONS = {"get": 35, "put": 30, "increment": 15, "delete": 7, "swap": 10, "create": 3}
 
 
@@ -173,7 +198,8 @@ def _draw(random: Random, table: dict[str, int]) -> str:
 def make_plan(seed: int) -> SimPlan:
     """Draw a plan."""
     plan = _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
-    return _add_bursts(plan) if seed >= BURSTS else plan
+    plan = _add_bursts(plan) if seed >= BURSTS else plan
+    return _add_exchanges(plan) if seed >= ROLES else plan
 
 
 def _allowed(durability: str) -> dict[str, int]:
@@ -390,6 +416,49 @@ def _add_bursts(plan: SimPlan) -> SimPlan:
             )
         )
     return msgspec.structs.replace(plan, operations=tuple(operations), faults=tuple(faults))
+
+
+def _add_exchanges(plan: SimPlan) -> SimPlan:
+    """Let the supervisor exchange guests, and add faults close to that."""
+    random = Random(f"{plan.seed} roles")
+    if random.random() < 0.15:
+        return plan
+    allowed = _allowed(plan.durability)
+    near = {kind: weight for kind, weight in EXCHANGE_FAULTS.items() if kind in allowed}
+    faults = [
+        msgspec.structs.replace(fault, target=REPLICAS) if random.random() < 0.25 else fault
+        for fault in plan.faults
+    ]
+    busy = sum(operation.pause for operation in plan.operations) / plan.clients
+    pause = random.choice((0.0, 0.02, 0.1))
+    index = 1 + max((fault.index for fault in faults), default=-1)
+    for _ in range(random.choice((1, 1, 2, 3, 5))):
+        at = 0.02 + random.random() * (busy + 0.1)
+        faults.append(
+            SimFault(
+                index=index,
+                kind=_draw(random, EXCHANGES),
+                at=at,
+                target=random.randrange(REPLICAS),
+                seconds=pause * random.random() * 2,
+            )
+        )
+        index += 1
+        if random.random() < 0.6:
+            faults.append(
+                SimFault(
+                    index=index,
+                    kind=_draw(random, near),
+                    at=at + random.expovariate(1 / 0.02),
+                    target=random.choice((*range(REPLICAS), REPLICAS, REPLICAS)),
+                    seconds=random.choice((0.0, 0.02, 0.3)),
+                    amount=round(_between(random, 1, 100)),
+                    situation=random.choice(("", *EXCHANGE_SITUATIONS)),
+                )
+            )
+            index += 1
+    faults.sort(key=lambda fault: fault.at)
+    return msgspec.structs.replace(plan, faults=tuple(faults), spares=1)
 
 
 # ---- parts of a plan, in the notation of the command line
