@@ -457,6 +457,15 @@ def _add_exchanges(plan: SimPlan) -> SimPlan:
                 )
             )
             index += 1
+    if random.random() < 0.4 and "kill-voter" in near:  # what a checkpoint and a restart keep
+        plan = msgspec.structs.replace(
+            plan,
+            marker_every=random.randint(2, 6),
+            checkpoint_bytes=random.randint(200, 800),
+            segment=random.randint(700, 1500),
+        )
+        at = 0.02 + (0.5 + 0.5 * random.random()) * (busy + 0.1)
+        faults.append(SimFault(index, "kill-voter", at, amount=random.randint(1, 20)))
     faults.sort(key=lambda fault: fault.at)
     return msgspec.structs.replace(plan, faults=tuple(faults), spares=1)
 

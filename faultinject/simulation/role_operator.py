@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.plan import SimFault
 from faultinject.simulation.promises import PromiseObserver
-from voter.core.events import RolesChanged, RolesRefused
+from voter.core.events import ChangeRoles, RolesChanged, RolesRefused
 from voter.core.membership import Membership
 from voter.core.replica import CAUGHT_UP, Role, State
 from voter.runner import RolesResult, Runner
@@ -89,18 +89,20 @@ class RoleOperator:
                 if fault.kind != "abandon-exchange":
                     old = voters[fault.target % len(voters)]
                     await self._change({free: str(Role.VOTER), old: str(Role.RETIRED)})
-            await self._finish()
+            await self._finish(fault.seconds)
 
     async def settle(self) -> None:
         """Abandon what was interrupted: retire all that do not vote, and end their guests."""
         async with self._lock:
             await self._finish()
 
-    async def _finish(self) -> None:
+    async def _finish(self, pause: float = 0.0) -> None:
+        """Retire all that do not vote; end their guests after ``pause`` seconds."""
         await self._change({})
         left = [*self._with(Role.LEARNER), *self._with(Role.OBSERVER)]
         if left:
             await self._change(dict.fromkeys(left, str(Role.RETIRED)))
+        await asyncio.sleep(pause)
         for name in self._with(Role.RETIRED):
             self._node.retire(self._names.index(name))
 
@@ -144,7 +146,8 @@ class RoleOperator:
         version, table = members.roles_version, members.roles | roles
         wanted = (version + (table != members.roles), table)
         self._pending.append(wanted)
-        node.call_in_voter(runner.change_roles, version, roles, "simulated", answers.append)
+        change = ChangeRoles(0, version, roles, "simulated")
+        node.call_in_voter(runner.change_roles, change, answers.append)
         await self._until(lambda: bool(answers) or node.runner is not runner, float("inf"))
         if not answers:
             return None
