@@ -52,6 +52,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "trace",
         "Follow one request from its client through each replica and back.",
     ),
+    "replay": (
+        "deploy.commands.replay",
+        "replay",
+        "Execute the journal again in a guest of its own, and search it.",
+    ),
     "monitoring": (
         "deploy.commands.monitoring",
         "monitoring",
@@ -138,6 +143,7 @@ GUARDED = frozenset(
         "campaign",
         "doctor",
         "service",
+        "replay",
         "experiment",
     }
 )

@@ -65,6 +65,7 @@ SHORT = {
     "logs": ["--dir", "{}/node"],
     "trace": ["1", "--dir", "{}/node"],
     "dashboard": ["--dir", "{}/node"],
+    "replay": ["--dir", "{}/node"],
     "monitoring": ["--dir", "{}/node", "--out", "{}/monitoring"],
     "explain": [],
     "token add": ["client", "--tokens", "{}/tokens"],

@@ -116,6 +116,9 @@ class JournalConfig(_Section, frozen=True, kw_only=True):
     segment: Annotated[int, Meta(ge=8 << 20, le=1 << 30)] = (
         32 << 20
     )  # bytes that are set aside at a time
+    history: Annotated[int, Meta(ge=0, le=1 << 50)] = (
+        0  # most bytes of older segments and checkpoints that are kept for `trivisor replay`
+    )
 
 
 class Config(_Section, frozen=True, kw_only=True):

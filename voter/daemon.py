@@ -128,6 +128,7 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         random64=outside.random64,
         on_synced=synced,
         on_full=filled,
+        history=config.journal.history,
     )
     identity = found.identity
     runner = runner_class(config)(config, *outside[:3], secret=identity.key)

@@ -47,6 +47,7 @@ _NODE_KEYS = {
     "allow_faults": "allow-faults",
     "repair": "repair",
     "durability": "durability",
+    "keep_history": "keep-history",
     "follow": "follow",
 }
 """Keys of the host's settings file, by the options' parameters."""

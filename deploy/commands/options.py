@@ -13,6 +13,7 @@ from deploy.host.files import check_path
 from deploy.node.records import DURABILITY_GUARANTEES, Layout
 from voter.commands.parameters import (
     DAY,
+    HISTORY,
     MEMORY,
     Integer,
     LibvirtUri,
@@ -111,6 +112,11 @@ _NODE_OPTIONS = (
         show_default=True,
         help="What survives.  "
         + "  ".join(f"{kind}: {text}." for kind, text in DURABILITY_GUARANTEES.items()),
+    ),
+    click.option(
+        "--keep-history",
+        type=HISTORY,
+        help="MiB of older requests and checkpoints to keep for `trivisor replay`  [default: none]",
     ),
     click.option(
         "--follow",

@@ -151,14 +151,14 @@ def open_to_guests(node: NodeSpec) -> None:
         Path(node.root).mkdir(mode=0o700, exist_ok=True)
         for path in (directory, Path(node.root)):
             _admit(path, _group(node))
-        initrd = Path(node.guests[0].initrd)
-        mode = stat.S_IMODE(initrd.stat().st_mode)
-        if not mode & stat.S_IROTH:
-            # It holds a secret key.  Its directory keeps others out from now on, not its mode:
-            # libvirt gives the file to one guest after the other, and all of them must read it.
-            initrd.parent.chmod(0o700)
-            _admit(initrd.parent, _group(node))
-            initrd.chmod(mode | 0o044)
+        for initrd in {Path(guest.initrd) for guest in node.guests}:
+            mode = stat.S_IMODE(initrd.stat().st_mode)
+            if not mode & stat.S_IROTH:
+                # It holds a secret key.  Its directory keeps others out from now on, not its mode:
+                # libvirt gives the file to one guest after the other, and all of them read it.
+                initrd.parent.chmod(0o700)
+                _admit(initrd.parent, _group(node))
+                initrd.chmod(mode | 0o044)
 
 
 def _admit(directory: Path, group: int) -> None:

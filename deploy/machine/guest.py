@@ -21,22 +21,18 @@ from typing import Literal
 import structlog
 
 from deploy.errors import GuestEnded, GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
-from deploy.host.priority import Yielding
+from deploy.host.cpu_share import FULL_SHARE, Mechanism
 from deploy.machine import qemu
 from deploy.machine.account import Account, confine
+from deploy.machine.boot_share import BootShare
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
 from deploy.machine.console import Console
 from deploy.machine.debug_stub import debug_stub
 from deploy.machine.domain_xml import domain_xml
+from deploy.machine.guest_state import StateHolder
 from deploy.machine.hypervisor import Domain, DomainChange, Hypervisor, RunState, finish
-from deploy.machine.spec import (
-    TRANSITIONS,
-    GuestEvent,
-    GuestSpec,
-    GuestState,
-    Progress,
-    RestoreMethod,
-)
+from deploy.machine.spec import GuestSpec, GuestState, Progress, RestoreMethod
+from deploy.machine.template import keep_template
 
 __all__ = ["Guest"]
 
@@ -55,10 +51,11 @@ _CLEAR_TIMEOUT = 40.0
 _log = structlog.get_logger(__name__)
 
 
-class Guest:
+class Guest(StateHolder):
     """One VM of a node; nothing starts before `attach`.
 
-    Its operations exclude each other, but `kill` and `end` do not wait.
+    Its operations exclude each other, but `kill` and `end` do not wait.  `snapshotted` is called
+    with its name once its disk holds a clean snapshot.
     """
 
     def __init__(
@@ -68,10 +65,11 @@ class Guest:
         node_uuid: str,
         account: Account | None = None,
         boot_deadline: float = BOOT_DEADLINE,
+        snapshotted: Callable[[str], object] = lambda _: None,
     ) -> None:
+        super().__init__(spec.name)
         self.spec = spec
         self.console = Console()
-        self.state = GuestState.ABSENT
         self.clean = False  # whether its disk holds the clean snapshot
         self._boot_deadline = boot_deadline
         self._hypervisor: Hypervisor | None = None
@@ -79,9 +77,9 @@ class Guest:
         self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=account and account.label)
         self._domain: Domain | None = None
         self._process: qemu.QemuProcess | None = None
-        self._yielding = Yielding(spec.nice)
+        self._snapshotted = snapshotted
+        self._yielding = BootShare(spec.nice)
         self._lock = asyncio.Lock()
-        self._subscribers: list[Callable[[GuestEvent], object]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._booting: BootWatch | None = None
         self._ending = ""  # why its QEMU ends, for the log
@@ -89,11 +87,6 @@ class Guest:
     def attach(self, hypervisor: Hypervisor) -> None:
         """Use this connection to libvirt."""
         self._hypervisor = hypervisor
-
-    @property
-    def name(self) -> str:
-        """Its name in the node: g1, g2, ..."""
-        return self.spec.name
 
     @property
     def link_socket(self) -> Path:
@@ -118,24 +111,31 @@ class Guest:
         """Return the last lines of its console."""
         return self.console.tail(count)
 
-    def subscribe(self, callback: Callable[[GuestEvent], object]) -> Callable[[], None]:
-        """Call `callback` at each change of state; the returned function ends that."""
-        self._subscribers.append(callback)
-        return lambda: self._subscribers.remove(callback)
-
-    async def boot(self, progress: Progress = lambda _: None) -> None:
+    async def boot(
+        self, progress: Progress = lambda _: None, *, share: int = FULL_SHARE
+    ) -> Mechanism:
         """Start it cold and wait for its ready line; start it again if it panics.
 
-        Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises, its VM
-        ended, GuestNeverReady (BOOT_ATTEMPTS failed, or one made no progress), HypervisorFailed.
+        Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Until `lift_share`
+        it is bounded to `share` percent of one processor; returns how.  Raises, its VM ended,
+        GuestNeverReady (BOOT_ATTEMPTS failed, or one made no progress), HypervisorFailed.
         """
         async with self._lock:
+            self._yielding.share = share
             await self._boot(progress)
+            return self._yielding.how if share < FULL_SHARE else "none"
 
-    async def snapshot_clean(self) -> None:
-        """Take the clean snapshot and open the link."""
+    async def lift_share(self) -> None:
+        """End the bound of `boot`."""
+        await self._yielding.lift(self.pid)
+
+    async def snapshot_clean(self, template: Path | None = None) -> str:
+        """Take the clean snapshot and open the link.
+
+        Returns the SHA-256 of the snapshot's copy at `template`; "" without one, or if that failed.
+        """
         async with self._lock:
-            await self._snapshot()
+            return await self._snapshot(template)
 
     def open_link(self) -> None:
         """Rename the link's socket, to which libvirt lets owner and group connect."""
@@ -240,7 +240,8 @@ class Guest:
             if self.pid is None:
                 raise GuestEnded(f"guest {self.name} ended as it was adopted")
             self.clean = True
-            # Its former owner may have ended with another priority set.
+            # Its former owner may have ended with another priority set, or during a bounded boot.
+            await self._yielding.lift(pid)
             await self._yielding.end(pid)
             self._set(
                 GuestState.PAUSED if state is RunState.PAUSED else GuestState.READY, "adopted"
@@ -316,13 +317,21 @@ class Guest:
             self._booting = None
             deaf()
 
-    async def _snapshot(self) -> None:
+    async def _snapshot(self, template: Path | None = None) -> str:
         self._require(GuestState.READY)
         # Loading proves that it can be loaded, and makes QEMU drop its translation of the boot.
         for line in (f"savevm {_SNAPSHOT}", f"loadvm {_SNAPSHOT}"):
             await self._monitor(line, timeout=_SAVE_TIMEOUT)
+        digest = ""
+        if template is not None:
+            try:
+                digest = await keep_template(self._running_domain(), Path(self.spec.disk), template)
+            except (OSError, HypervisorFailed) as error:
+                self._warn("no template of a guest", "TV0152", error)
         self.clean = True
+        self._snapshotted(self.name)
         self.open_link()
+        return digest
 
     async def _load_in_place(self) -> bool:
         """Load the snapshot in the running QEMU; return False, QEMU killed, if that fails."""
@@ -463,26 +472,8 @@ class Guest:
 
     # ---- helpers
 
-    def _set(self, state: GuestState, why: str) -> None:
-        before = self.state
-        if state not in TRANSITIONS[before]:
-            raise WrongState(f"guest {self.name} cannot become {state.value}: it is {before.value}")
-        self.state = state
-        _log.info("guest", guest=self.name, state=state.value, why=why, pid=self.pid)
-        event = GuestEvent(guest=self.name, before=before, after=state, why=why, pid=self.pid)
-        for callback in list(self._subscribers):
-            callback(event)
-
     def _warn(self, event: str, error_code: str, error: object) -> None:
         _log.warning(event, guest=self.name, error=str(error), error_code=error_code)
-
-    def _is(self, *states: GuestState) -> bool:
-        return self.state in states  # any await may change that
-
-    def _require(self, *states: GuestState) -> None:
-        if self.state not in states:
-            wanted = " or ".join(state.value for state in states)
-            raise WrongState(f"guest {self.name} is {self.state.value}, not {wanted}")
 
     def _attached(self) -> Hypervisor:
         if self._hypervisor is None:

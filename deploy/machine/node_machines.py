@@ -7,9 +7,8 @@ the node's: the record in the directory, libvirt's metadata and QEMU's command l
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,49 +19,47 @@ from deploy.errors import (
     CannotRunHere,
     DeployError,
     ForeignState,
-    HypervisorFailed,
     WrongState,
 )
-from deploy.host.files import check_path, check_socket_paths, sweep_links
+from deploy.host.cpu_share import FULL_SHARE, Mechanism, sweep
+from deploy.host.files import check_path, check_socket_paths
 from deploy.machine.accel import read_facts
 from deploy.machine.account import account_of, open_to_guests
 from deploy.machine.domain_xml import owner_in_xml
 from deploy.machine.embed import keep_capabilities
 from deploy.machine.guest import Guest
 from deploy.machine.hypervisor import Domain, Hypervisor
+from deploy.machine.leftovers import end_guest, end_leftovers, node_files
 from deploy.machine.ownership import (
     MachinesLock,
     MachinesRecord,
     read_record,
-    remove_record,
     write_record,
 )
-from deploy.machine.qemu import QemuProcess, find_qemu
-from deploy.machine.spec import GuestEvent, GuestSpec, NodeSpec, Progress, socket_paths
+from deploy.machine.qemu import find_qemu
+from deploy.machine.room import require_memory
+from deploy.machine.spec import (
+    GuestArrival,
+    GuestEvent,
+    GuestSpec,
+    GuestState,
+    NodeSpec,
+    Progress,
+    RestoreMethod,
+    StartMethod,
+    socket_paths,
+)
+from deploy.machine.template import TemplateDamaged, Templates
 from guests.image import Image, ImageError, verify
 
-__all__ = ["GuestArrival", "NodeMachines"]
+__all__ = ["NodeMachines"]
 
 T = TypeVar("T")
-
-_END_TIMEOUT = 20.0
-"""Seconds for a killed QEMU to end; the kernel only has to free its memory."""
 
 _REOPEN_PAUSE = 1.0
 """Seconds between attempts to open libvirt: nothing reports that its daemon has returned."""
 
 _log = structlog.get_logger(__name__)
-
-
-class GuestArrival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a guest became ready with its clean snapshot, and in how many seconds.
-
-    `adopted`: it ran already.  `restarted`: its QEMU had ended, and its snapshot was restored.
-    `dead`: its QEMU had ended, and it was left so.
-    """
-
-    how: Literal["booted", "adopted", "restarted", "dead"]
-    seconds: float
 
 
 class NodeMachines:
@@ -88,6 +85,9 @@ class NodeMachines:
         self._subscribers: list[Callable[[GuestEvent], object]] = []
         self._host = ""
         self._loadable = False  # whether this host's QEMU may load the record's snapshots
+        self._clean: set[str] = set()  # the guests whose disks hold a clean snapshot
+        self._templates = Templates(self._directory, {})
+        self._slots = asyncio.Lock()
         self._renew_guests()
 
     @property
@@ -105,23 +105,27 @@ class NodeMachines:
         self._subscribers.append(callback)
 
     async def up(
-        self, progress: Progress = lambda _: None, *, take_over: bool = False
+        self,
+        progress: Progress = lambda _: None,
+        *,
+        take_over: bool = False,
+        empty: Collection[str] | None = None,
     ) -> dict[str, GuestArrival]:
         """Make all guests ready, each with its clean snapshot; return how each became so, by name.
+
+        `empty` names the slots in which no VM starts; those of the spec's `spares` by default.
 
         Adopts the guests that a former owner of this node left running, and ends those of another
         node in this directory.  If a guest does not become ready, all are ended.  With `take_over`
         the rest of the node serves already: a guest that does not run is left dead, to be restored
-        later, and an error ends no guest.
+        later, a VM that a former owner started in an empty slot is adopted, and an error ends no
+        guest.
 
         Raises PathUnusable before anything is started, AlreadyUp, ForeignState, CannotRunHere,
         GuestNeverReady, HypervisorFailed, DeployError if the image is damaged.
         """
         if self._image is not None:
-            try:
-                verify(self._image)
-            except ImageError as error:
-                raise DeployError(str(error), error_code="TV0206") from error
+            _verify(self._image)
         check_path(self.spec.directory)
         check_socket_paths(socket_paths(self.spec))
         try:
@@ -135,17 +139,24 @@ class NodeMachines:
         self._lock.take()
         try:
             record = self._own_record()
-            if record is not None and record.spec != self.spec:
+            if record is not None and not record.spec.is_same_node(self.spec):
                 progress("ending the guests of a former node")
-                await self._end_leftovers(record.spec)
+                await end_leftovers(record.spec, self._hypervisor)
                 record = None
-            clean = set(record.clean) if record is not None else set()
+            if record is not None and record.spec != self.spec:
+                self.spec = record.spec  # a guest keeps the image that it was started with
+                self._renew_guests()
+            self._clean = set(record.clean) if record is not None else set()
             self._host = (await read_facts()).snapshots
             self._loadable = record is not None and record.host == self._host
-            self._record_clean(clean)
+            kept = record.templates if record is not None and self._loadable else {}
+            self._templates = Templates(self._directory, kept)
+            self._record()
+            sweep()
             open_to_guests(self.spec)
             await self._open(progress, patient=take_over)
-            return await self._bring_all(clean, progress, take_over=take_over)
+            spares = self.spec.spare_names if empty is None else frozenset(empty)
+            return await self._bring_all(spares, progress, take_over=take_over)
         except BaseException:
             await (self.release() if take_over else self.down())
             raise
@@ -176,10 +187,84 @@ class NodeMachines:
             await self._close()
             record = self._own_record()
             if record is not None:
-                await self._end_leftovers(record.spec)
+                await end_leftovers(record.spec, self._hypervisor)
             self._lock.remove()
         finally:
             self._lock.release()
+
+    # ---- one slot
+
+    async def start(
+        self,
+        name: str,
+        *,
+        by: StartMethod = "clone",
+        share: int = FULL_SHARE,
+        image: Image | None = None,
+        progress: Progress = lambda _: None,
+    ) -> GuestArrival:
+        """Start a VM in an empty slot, and return once it is ready with its clean snapshot.
+
+        By "clone" it starts from a template; it is booted if there is none for this image, or if
+        the template was damaged.  A boot is bounded to `share` percent of one processor, 0 to 100
+        (see `cpu_share.limit`).  `image`, if not the slot's own, is verified first.
+
+        Raises NotEnoughMemory before anything is started, WrongState unless the slot is empty,
+        DeployError if the image is damaged, and what `Guest.boot` raises; the slot is empty then.
+        """
+        async with self._slots:
+            guest = self._guests[name]
+            if guest.state not in (GuestState.ABSENT, GuestState.DEAD):
+                raise WrongState(f"guest {name} is {guest.state.value}: its slot is not empty")
+            spec = guest.spec
+            if image is not None:
+                await asyncio.to_thread(_verify, image)
+                spec = msgspec.structs.replace(
+                    spec, kernel=str(image.kernel), initrd=str(image.initrd)
+                )
+            require_memory(spec)
+            if guest.state is GuestState.DEAD:
+                await guest.end()
+            if spec != guest.spec:
+                self.spec = self.spec.with_guest(spec)
+                self._record()
+                open_to_guests(self.spec)
+                guest = self._renew_guest(spec)
+            begin, bounded = time.monotonic(), "none"
+            try:
+                done = await self._clone(guest) if by == "clone" else None
+                if done is None:
+                    bounded = await self._boot(guest, progress, share)
+            except BaseException:
+                await guest.end()
+                self._forget(guest)
+                raise
+            finally:
+                await guest.lift_share()
+            how: Literal["cloned", "booted"] = (
+                "cloned" if done is not None and done.path == "start" else "booted"
+            )
+            return GuestArrival(how=how, seconds=time.monotonic() - begin, bounded=bounded)
+
+    async def end(self, name: str) -> None:
+        """End the VM in a slot for good; the slot is empty afterwards.  Does nothing if it is."""
+        async with self._slots:
+            guest = self._guests[name]
+            await guest.end()
+            self._forget(guest)
+
+    async def _clone(self, guest: Guest) -> RestoreMethod | None:
+        """Start a guest from the template; return None if there is none that can be used."""
+        try:
+            if not await self._templates.clone(guest.spec):
+                return None
+        except (TemplateDamaged, OSError) as error:
+            _log.warning("a template cannot be used", error=str(error), error_code="TV0151")
+            self._record()
+            return None
+        guest.clean = True
+        self._note_snapshot(guest.name)
+        return await guest.restore()
 
     async def release(self) -> None:
         """Stop owning the guests; they continue to run, and the node's next `up` adopts them."""
@@ -193,22 +278,29 @@ class NodeMachines:
     def _renew_guests(self) -> None:
         """Replace the guests by new ones that are absent."""
         for spec in self.spec.guests:
-            former = self._guests.get(spec.name)
-            guest = self._guests[spec.name] = Guest(
-                spec,
-                node_uuid=self.spec.uuid,
-                account=account_of(self.spec, spec),
-                boot_deadline=self.spec.boot_deadline,
-            )
-            guest.subscribe(self._forward)
-            if former is not None:
-                guest.console = former.console  # it outlives the guest, for `trivisor logs`
+            self._renew_guest(spec)
+
+    def _renew_guest(self, spec: GuestSpec) -> Guest:
+        former = self._guests.get(spec.name)
+        guest = self._guests[spec.name] = Guest(
+            spec,
+            node_uuid=self.spec.uuid,
+            account=account_of(self.spec, spec),
+            boot_deadline=self.spec.boot_deadline,
+            snapshotted=self._note_snapshot,
+        )
+        guest.subscribe(self._forward)
+        if former is not None:
+            guest.console = former.console  # it outlives the guest, for `trivisor logs`
+        if self._hypervisor is not None:
+            guest.attach(self._hypervisor)
+        return guest
 
     def _own_record(self) -> MachinesRecord | None:
         """Return the directory's record.  Raises ForeignState for files without a record."""
         record = read_record(self._directory)
         if record is None:
-            stray = [path for path in _files(self.spec) if path.exists()]
+            stray = [path for path in node_files(self.spec) if path.exists()]
             if stray:
                 raise ForeignState(
                     f"{stray[0]} exists, but the directory has no node's record",
@@ -239,11 +331,13 @@ class NodeMachines:
             guest.attach(self._hypervisor)
 
     async def _bring_all(
-        self, clean: set[str], progress: Progress, *, take_over: bool
+        self, empty: frozenset[str], progress: Progress, *, take_over: bool
     ) -> dict[str, GuestArrival]:
         begin = time.monotonic()
         done = await _all(
-            self._bring(guest, clean, progress, take_over=take_over)
+            self._bring_spare(guest, take_over=take_over)
+            if guest.name in empty
+            else self._bring(guest, progress, take_over=take_over)
             for guest in self._guests.values()
         )
         if self.spec.embedded and self._capabilities is not None:
@@ -251,16 +345,14 @@ class NodeMachines:
         _log.info("node up", guests=len(done), seconds=round(time.monotonic() - begin, 3))
         return dict(zip(self._guests, done, strict=True))
 
-    async def _bring(
-        self, guest: Guest, clean: set[str], progress: Progress, *, take_over: bool
-    ) -> GuestArrival:
+    async def _bring(self, guest: Guest, progress: Progress, *, take_over: bool) -> GuestArrival:
         begin = time.monotonic()
-        if guest.name in clean:
+        if guest.name in self._clean:
             if await self._adopt(guest):
                 arrival = GuestArrival(how="adopted", seconds=time.monotonic() - begin)
                 progress(f"{guest.name} already runs: adopted")
                 return arrival
-            await self._end_one(guest.spec)
+            await end_guest(guest.spec, self._hypervisor)
             guest.clean = self._loadable and Path(guest.spec.disk).exists()
             if take_over:
                 guest.mark_dead()
@@ -272,17 +364,45 @@ class NodeMachines:
                 progress(f"{guest.name} restored in {arrival.seconds:.1f} s")
                 return arrival
         else:
-            await self._end_one(guest.spec)
-        await guest.boot(progress)
-        await guest.snapshot_clean()
+            await end_guest(guest.spec, self._hypervisor)
+        await self._boot(guest, progress)
         seconds = time.monotonic() - begin
-        clean.add(guest.name)
-        self._record_clean(clean)
         progress(f"{guest.name} ready in {seconds:.1f} s")
         return GuestArrival(how="booted", seconds=seconds)
 
-    def _record_clean(self, clean: set[str]) -> None:
-        write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean)), host=self._host))
+    async def _bring_spare(self, guest: Guest, *, take_over: bool) -> GuestArrival:
+        """Adopt what a former owner started in an empty slot, if the rest of the node runs."""
+        begin = time.monotonic()
+        if take_over and guest.name in self._clean and await self._adopt(guest):
+            return GuestArrival(how="adopted", seconds=time.monotonic() - begin)
+        await end_guest(guest.spec, self._hypervisor)
+        self._forget(guest)
+        return GuestArrival(how="empty", seconds=time.monotonic() - begin)
+
+    async def _boot(self, guest: Guest, progress: Progress, share: int = FULL_SHARE) -> Mechanism:
+        """Boot a guest and take its snapshot, with a template if there is none for such a guest."""
+        bounded = await guest.boot(progress, share=share)
+        with self._templates.make(guest.spec, wanted=self.spec.spares > 0) as template:
+            template.digest = await guest.snapshot_clean(template.path)
+        self._record()
+        return bounded
+
+    def _note_snapshot(self, name: str) -> None:
+        self._clean.add(name)
+        self._record()
+
+    def _forget(self, guest: Guest) -> None:
+        """Record that a slot is empty, and remove its files."""
+        self._clean.discard(guest.name)
+        self._record()
+        for path in guest.spec.files:
+            Path(path).unlink(missing_ok=True)
+
+    def _record(self) -> None:
+        clean, templates = tuple(sorted(self._clean)), self._templates.digests
+        write_record(
+            MachinesRecord(spec=self.spec, clean=clean, host=self._host, templates=templates)
+        )
 
     async def _adopt(self, guest: Guest) -> bool:
         """Take over a guest if it runs and is provably this node's; return whether it was."""
@@ -305,64 +425,6 @@ class NodeMachines:
 
     # ---- down
 
-    async def _end_leftovers(self, spec: NodeSpec) -> None:
-        """End what still runs of the recorded node, and remove its files."""
-        if not spec.embedded:
-            await self._end_in_daemon(spec)
-        for guest in spec.guests:
-            await self._end_one(guest)
-        for path in _files(spec):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        sweep_links()
-        remove_record(self._directory)
-
-    async def _end_one(self, spec: GuestSpec) -> None:
-        """End the QEMU whose command line proves that it is this guest's, if there is one."""
-        pid = find_qemu(spec.uuid, disk=Path(spec.disk))
-        if pid is None:
-            return
-        process = QemuProcess(pid, lambda: None)
-        _log.info("ending a QEMU that was left running", guest=spec.name, pid=pid)
-        try:
-            process.kill()
-            async with asyncio.timeout(_END_TIMEOUT):
-                await process.wait()
-            if self._hypervisor is not None:
-                domain = await self._hypervisor.find(spec.uuid)
-                if domain is not None:
-                    await domain.stopped(timeout=_END_TIMEOUT)
-        finally:
-            process.close()
-
-    async def _end_in_daemon(self, spec: NodeSpec) -> None:
-        """End a node's domains through their daemon, if it answers.
-
-        Their QEMUs may belong to another user.  Somebody may have defined the domains.
-        """
-        try:
-            hypervisor = await Hypervisor.open(spec.uri, timeout=_END_TIMEOUT)
-        except CannotRunHere as error:
-            _log.warning(
-                "the guests are ended without libvirt", error=str(error), error_code="TV0129"
-            )
-            return
-        try:
-            for guest in spec.guests:
-                if not await hypervisor.remove(guest.uuid, (spec.uuid, guest.name)):
-                    _log.warning(
-                        "another node's domain is left",
-                        guest=guest.name,
-                        uuid=guest.uuid,
-                        error_code="TV0112",
-                    )
-        except HypervisorFailed as error:
-            _log.warning("libvirt keeps ended guests", error=str(error), error_code="TV0124")
-        finally:
-            await hypervisor.close()
-
     async def _close(self) -> None:
         if self._hypervisor is not None:
             hypervisor, self._hypervisor = self._hypervisor, None
@@ -379,16 +441,16 @@ class NodeMachines:
             callback(event)
 
 
+def _verify(image: Image) -> None:
+    """Raise DeployError if an image is damaged."""
+    try:
+        verify(image)
+    except ImageError as error:
+        raise DeployError(str(error), error_code="TV0206") from error
+
+
 async def _is_ours(domain: Domain, node: NodeSpec, guest: GuestSpec) -> bool:
     return owner_in_xml(await domain.xml()) == (node.uuid, guest.name)
-
-
-def _files(spec: NodeSpec) -> list[Path]:
-    """Return the paths that a node's machines create in its directory, without the record."""
-    paths = [Path(spec.root)] if spec.embedded else []
-    for guest in spec.guests:
-        paths += map(Path, guest.files)
-    return paths
 
 
 async def _all(coroutines: Iterable[Coroutine[None, None, T]]) -> list[T]:

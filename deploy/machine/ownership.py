@@ -28,12 +28,14 @@ class MachinesRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The node, and which of its guests (by name) have their clean snapshot.
 
     `host`: processor, kernel and QEMU that made the snapshots; a new QEMU loads them on no other.
+    `templates`: the SHA-256 of each template, by the name of its file.
     """
 
     format: int = _FORMAT
     spec: NodeSpec
     clean: tuple[str, ...] = ()
     host: str = ""
+    templates: dict[str, str] = {}
 
 
 class MachinesLock:

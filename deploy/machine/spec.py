@@ -16,6 +16,7 @@ __all__ = [
     "READY_LINE",
     "TRANSITIONS",
     "AcceleratorName",
+    "GuestArrival",
     "GuestEvent",
     "GuestSpec",
     "GuestState",
@@ -23,6 +24,7 @@ __all__ = [
     "OnReset",
     "Progress",
     "RestoreMethod",
+    "StartMethod",
     "plan_node",
     "socket_paths",
 ]
@@ -31,6 +33,9 @@ AcceleratorName = Literal["kvm", "tcg"]
 
 OnReset = Literal["end", "restart"]
 """What a reset does to a guest: its QEMU ends, or it continues and the guest boots again."""
+
+StartMethod = Literal["clone", "boot"]
+"""How a VM starts in an empty slot: from a template, or cold."""
 
 EMBED = "qemu:///embed"
 """The URI of libvirt without a daemon; its root is a directory of the node."""
@@ -118,18 +123,23 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A node: its guests, its own directory and libvirt's URI.
 
-    `boot_deadline` is the longest time in seconds that a booting guest may make no progress.
+    `guests` has all slots: a slot is a name, with its sockets and its disk, in which a VM may run.
+    The last `spares` of them are empty when a new node starts.  `boot_deadline` is the longest time
+    in seconds that a booting guest may make no progress.
     """
 
     uuid: str
     directory: str
     uri: str
     guests: tuple[GuestSpec, ...]
+    spares: int = 0
     boot_deadline: float = 60.0
 
     def __post_init__(self) -> None:
         if not self.guests:
             raise ValueError("a node needs at least one guest")
+        if not 0 <= self.spares < len(self.guests):
+            raise ValueError(f"spares must be 0 to {len(self.guests) - 1}, not {self.spares}")
         names = [guest.name for guest in self.guests]
         if len(set(names)) != len(names):
             raise ValueError(f"two guests of a node have the same name: {', '.join(names)}")
@@ -143,6 +153,29 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def embedded(self) -> bool:
         """Whether libvirt runs in the node's own process, without a daemon."""
         return self.uri == EMBED
+
+    @property
+    def spare_names(self) -> frozenset[str]:
+        """The slots in which no VM runs when a new node starts."""
+        return frozenset(guest.name for guest in self.guests[len(self.guests) - self.spares :])
+
+    def with_guest(self, guest: GuestSpec) -> NodeSpec:
+        """Return this spec with another guest in the slot of that name."""
+        guests = tuple(guest if each.name == guest.name else each for each in self.guests)
+        return msgspec.structs.replace(self, guests=guests)
+
+    def is_same_node(self, other: NodeSpec) -> bool:
+        """Return whether these are equal but for the images of their guests."""
+        first, second = (
+            msgspec.structs.replace(
+                spec,
+                guests=tuple(
+                    msgspec.structs.replace(guest, kernel="", initrd="") for guest in spec.guests
+                ),
+            )
+            for spec in (self, other)
+        )
+        return first == second
 
     @property
     def root(self) -> str:
@@ -163,13 +196,14 @@ def plan_node(  # noqa: PLR0913 - all by keyword, each a plain fact of the node
     ram_file: bool = False,
     nice: int = 5,
     boot_deadline: float = 60.0,
+    spares: int = 0,
     ssh_ports: tuple[int, ...] = (),
     on_reset: OnReset = "end",
 ) -> NodeSpec:
-    """Return the spec of a node of equal guests g1, g2, ...
+    """Return the spec of a node of equal guests g1, g2, ..., the last `spares` of them spare slots.
 
-    `uuids` are new random ones: the node's, then one for each guest.  `directory` is absolute and
-    short: `socket_paths` returns the paths below it.  `ssh_ports` are one for each guest, or none.
+    `uuids` are new random ones: the node's, then one for each slot.  `directory` is absolute and
+    short: `socket_paths` returns the paths below it.  `ssh_ports` are one for each slot, or none.
     Raises ValueError for an invalid value.
     """
     node, *guests = uuids
@@ -182,6 +216,7 @@ def plan_node(  # noqa: PLR0913 - all by keyword, each a plain fact of the node
         directory=directory,
         uri=uri,
         boot_deadline=boot_deadline,
+        spares=spares,
         guests=tuple(
             GuestSpec(
                 name=f"g{number}",
@@ -247,6 +282,19 @@ class GuestEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     after: GuestState
     why: str
     pid: int | None
+
+
+class GuestArrival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a guest became ready with its clean snapshot, and in how many seconds.
+
+    `adopted`: it ran already.  `restarted`: its QEMU had ended, and its snapshot was restored.
+    `dead`: its QEMU had ended, and it was left so.  `cloned`: started from a template.  `empty`: no
+    VM runs in this slot.  `bounded`: how its boot was bounded to a share of a processor.
+    """
+
+    how: Literal["booted", "adopted", "restarted", "dead", "cloned", "empty"]
+    seconds: float
+    bounded: str = "none"
 
 
 class RestoreMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -83,6 +83,8 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
         journal = layout.journal.name if inside else str(layout.journal)
         lines += ["", "[journal]", f"directory = {toml_value(journal)}"]
         lines.append(f"node = {toml_value(node)}")
+        if settings.keep_history is not None:
+            lines.append(f"history = {settings.keep_history << 20}")
     for section, values in (
         (
             "security",

@@ -6,15 +6,16 @@ must not import.  Tests use substitutes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 from deploy.host.identity import ProcessIdentity
 from deploy.machine.console import Console
-from deploy.machine.spec import GuestEvent, GuestState, Progress
+from deploy.machine.spec import GuestArrival, GuestEvent, GuestState, Progress, StartMethod
 from deploy.node.records import Layout, Settings
+from guests.image import Image
 
 __all__ = ["FaultFactory", "FaultPort", "FaultSite", "GuestPort", "NodePort"]
 
@@ -84,18 +85,37 @@ class NodePort(Protocol):
 
     @property
     def guests(self) -> Mapping[str, GuestPort]:
-        """The guests by name, in order; `up` replaces them."""
+        """The guests by name, in order, with empty slots; `up` and `start` replace them."""
 
     @property
     def problem(self) -> str:
         """Why no guest can be restored now, and the remedy; empty if guests can."""
 
-    async def up(self, progress: Progress, *, take_over: bool) -> object:
+    async def up(
+        self, progress: Progress, *, take_over: bool, empty: Collection[str] | None = None
+    ) -> object:
         """Make all guests run: adopt those that do, start the others.  Raises DeployError.
 
         With ``take_over`` the voter serves already; a guest that does not run is left dead, to be
-        repaired.
+        repaired.  ``empty``: the slots in which none is started; None: the node's spare slots.
         """
+
+    async def start(
+        self,
+        name: str,
+        *,
+        by: StartMethod = "clone",
+        share: int = 100,
+        image: Image | None = None,
+        progress: Progress = lambda _: None,
+    ) -> GuestArrival:
+        """Start a guest in an empty slot; return once it is ready.  Raises DeployError.
+
+        See ``NodeMachines.start``.
+        """
+
+    async def end(self, name: str) -> None:
+        """End the guest in a slot, which is empty then.  Raises DeployError."""
 
     async def down(self) -> None:
         """End all guests.  Raises DeployError."""

@@ -88,6 +88,7 @@ class Settings(_Record, frozen=True, kw_only=True):
         60.0  # seconds that a booting guest may make no progress
     )
     durability: Durability = "fsync"
+    keep_history: Annotated[int, msgspec.Meta(ge=64, le=1 << 24)] | None = None  # MiB, for replay
     follow: Literal["auto", "on", "off"] = "auto"  # which guests get their orders in batches
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest

@@ -1,3 +1,3 @@
-"""The claims of the paper's section 4, each compared with the results of campaigns."""
+"""The claims of the paper's sections 3 and 4, each compared with what was measured."""
 
 __all__: list[str] = []

@@ -8,6 +8,7 @@ import click
 
 from faultinject.claims.evidence import read_results
 from faultinject.claims.page import write_page
+from faultinject.claims.section3 import SECTION3
 from faultinject.claims.section4 import CLAIMS
 from voter.commands.parameters import existing_directory, output_file
 from voter.commands.terminal import CommandError, code_of, print_json
@@ -31,7 +32,7 @@ __all__ = ["paper"]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def paper(results: Path, out: Path | None, as_json: bool) -> None:
-    """Compare the claims of the paper's section 4 with the results of campaigns.
+    """Compare the claims of the paper's sections 3 and 4 with what was measured.
 
     \b
     trivisor paper                        print each claim with its verdict
@@ -39,7 +40,7 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
     """
     try:
         found = read_results(results)
-        answers = [(claim, claim.answer(found)) for claim in CLAIMS]
+        answers = [(claim, claim.answer(found)) for claim in SECTION3 + CLAIMS]
         if out is not None:
             write_page(out, answers, found)
     except OSError as error:

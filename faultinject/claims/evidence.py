@@ -17,6 +17,7 @@ import msgspec
 
 from faultinject.estimate.intervals import Interval
 from faultinject.results import guest_capacity, relocation
+from faultinject.results.experiment import EXPERIMENT_FILE, ExperimentResult, read_experiment
 from faultinject.results.findings import (
     FILE,
     DesignFinding,
@@ -56,7 +57,7 @@ class Results(Mapping[str, Findings]):
     """Findings by the campaign's name, that of its directory in docs/results.
 
     ``moved``: the comparison of C1 and C2 (Inequality 3).  ``capacity``: how many guests fit on a
-    host.  None where these were not measured.
+    host.  None where these were not measured.  ``experiments``: those on section 3, by name.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Results(Mapping[str, Findings]):
         findings: Mapping[str, Findings],
         moved: RelocationResult | None = None,
         capacity: CrowdReport | None = None,
+        experiments: Mapping[str, ExperimentResult] | None = None,
     ) -> None:
         self._findings = dict(findings)
         self.moved = moved
         self.capacity = capacity
+        self.experiments = dict(experiments or {})
 
     def __getitem__(self, name: str) -> Findings:
         return self._findings[name]
@@ -82,19 +85,22 @@ class Results(Mapping[str, Findings]):
         """Whether the result that a claim needs is there."""
         if name == RELOCATION:
             return self.moved is not None
+        if name in self.experiments:
+            return True
         return self.capacity is not None if name == CAPACITY else name in self
 
 
 def read_results(folder: Path) -> Results:
-    """Read all results in a folder: findings, the comparison of C1 and C2, the guests on a host.
+    """Read all results in a folder: findings, the comparison of C1 and C2, the guests on a host,
+    experiments.
 
     Raises FindingsFileError.
     """
     known = {path.parent.name: read_findings(path) for path in sorted(folder.glob(f"*/{FILE}"))}
     moved = next(map(relocation.read_relocation, sorted(folder.glob(f"*/{relocation.FILE}"))), None)
-    return Results(
-        known, moved, guest_capacity.read_guest_capacity(folder / guest_capacity.FILE)
-    )  # fmt: skip
+    capacity = guest_capacity.read_guest_capacity(folder / guest_capacity.FILE)
+    experiments = map(read_experiment, sorted(folder.glob(f"*/{EXPERIMENT_FILE}")))
+    return Results(known, moved, capacity, {found.name: found for found in experiments})
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,7 +271,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self, results: Results) -> ClaimAnswer:
         """Evaluate the evidence; a partial campaign may not have enough missions for it."""
         if self.needs and not results.has(self.needs):
-            kind = "bench" if self.needs == CAPACITY else "campaign"
+            kind = "bench" if self.needs == CAPACITY else self.command.split()[1]
             return ClaimAnswer(evidence=f"({kind} {self.needs})", verdict="not measured yet")
         campaign = results[self.needs].campaign if self.needs in results else None
         partial = campaign is not None and campaign.partial

@@ -11,10 +11,10 @@ from faultinject.claims.evidence import Claim, ClaimAnswer, Results, format_coun
 __all__ = ["render", "write_page"]
 
 TOP = """\
-# The paper's section 4, claim by claim
+# The paper's sections 3 and 4, claim by claim
 
 H. V. Ramasamy and M. Schunter, *Architecting Dependable Systems Using Virtualization* (2007).
-`trivisor paper` generates this page from the findings of the campaigns in [results](results).
+`trivisor paper` generates this page from the campaigns and experiments in [results](results).
 Confidence intervals are at 95 %, simultaneous for all strata of one node.
 
 - *holds*: every interval lies on the claim's side; of counts, no mission contradicts it.
@@ -63,7 +63,12 @@ def render(answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> st
         f"- [{name}](results/{name}): {kept.title}, seed {kept.seed}, "
         f"{kept.done:,} of {kept.planned:,} missions ({kept.excluded} excluded), {kept.accel}"
         for name, found in results.items() for kept in [found.campaign]
-    ] or ["- no results yet"]  # fmt: skip
+    ] or ["- no campaign yet"]  # fmt: skip
+    lines += [
+        f"- [{name}](results/{name}): {kept.title}, seed {kept.seed}, {kept.done:,} of "
+        f"{kept.planned:,} trials ({kept.excluded} excluded), {kept.accel}"
+        for name, kept in results.experiments.items()
+    ]
     if (moved := results.moved) is not None:
         part = "; some planned missions have not been run" if moved.partial else ""
         lines.append(f"- {moved.guest} compared with {moved.host} (`trivisor campaign moved`): "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.host.files import write_json
-from faultinject.plotting import ALARM, FAINT, INK, MEASURED, draw, new_figure, save
+from faultinject.plotting import FAINT, INK, MEASURED, PLAIN, draw, new_figure, save
 from faultinject.results import accelerator
 from faultinject.results.experiment import EXPERIMENT_FILE, ArmResult, ExperimentResult
 
@@ -97,7 +97,9 @@ def _draw(result: ExperimentResult) -> Figure:
         axes.plot([], [], "o", color=MEASURED, markersize=5)[0],
         axes.plot([], [], "|", color=INK, markersize=11, markeredgewidth=1.6)[0],
     ]
-    axes.legend(handles, ["measured, with interval", "predicted"], loc="lower right")
+    figure.legend(
+        handles, ["measured, with interval", "predicted"], loc="outside lower right", ncols=2
+    )
     return figure
 
 
@@ -105,7 +107,7 @@ def _draw_arm(axes: Axes, place: int, arm: ArmResult) -> None:
     seen = arm.observed
     if seen.value is None:
         return
-    colour = ALARM if arm.fitness == "departs" else MEASURED
+    colour = PLAIN if arm.fitness == "departs" else MEASURED
     axes.plot([seen.low, seen.high], [place, place], color=colour, linewidth=1.6)
     axes.plot([seen.value], [place], "o", color=colour, markersize=5)
     if arm.predicted is not None:

@@ -201,10 +201,15 @@ class SimFiles:
         self._process.enter_call()
         return sorted(self._disk.cached)
 
-    def read(self, name: str) -> bytes:
-        """Return the whole content of a file."""
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return the content of a file, or its first bytes."""
         self._process.enter_call()
-        return bytes(self._find(name).cached)
+        return bytes(self._find(name).cached)[:most]
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file."""
+        self._process.enter_call()
+        return len(self._find(name).cached)
 
     def _find(self, name: str) -> _Inode:
         inode = self._disk.cached.get(name)

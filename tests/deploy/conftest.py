@@ -18,8 +18,8 @@ import pytest_asyncio
 
 from deploy.host.spawn import end_with_parent
 from deploy.machine.guest import Guest
-from deploy.machine.node_machines import GuestArrival, NodeMachines
-from deploy.machine.spec import NodeSpec, plan_node
+from deploy.machine.node_machines import NodeMachines
+from deploy.machine.spec import GuestArrival, NodeSpec, plan_node
 from deploy.node.records import cache_directory
 from guests.image import COMMAND_LINE, Image, Overlay, add_overlay, build_image
 from guests.protocol import wire

@@ -12,15 +12,17 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import cast
 
 from deploy.errors import DeployError, WrongState
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.console import Console
-from deploy.machine.spec import GuestEvent, GuestState, Progress
+from deploy.machine.room import NotEnoughMemory
+from deploy.machine.spec import GuestArrival, GuestEvent, GuestState, Progress, StartMethod
 from deploy.node.records import Layout, NodeRecord
+from guests.image import Image
 
 __all__ = ["FakeGuest", "FakeNode"]
 
@@ -187,6 +189,7 @@ class FakeGuest:
             self._server.close()
             self._disconnect()
             await self._server.wait_closed()
+            self._server = None
         self._set(GuestState.ABSENT)
 
 
@@ -194,7 +197,12 @@ class FakeNode:
     """Guests that are processes (implements NodePort)."""
 
     def __init__(self, layout: Layout, record: NodeRecord) -> None:
-        names = [f"g{number}" for number in range(1, record.settings.guests + 1)]
+        names = [f"g{number}" for number in range(1, len(record.uuids))]
+        self.spares = names[record.settings.guests :]
+        self.starts: list[tuple[str, StartMethod, int, Image | None]] = []
+        self.fail_start = False
+        self.hold_start = asyncio.Event()
+        self.hold_start.set()
         service = record.settings.service
         self.guests = {
             name: FakeGuest(name, layout.directory / f"{name}.link", service) for name in names
@@ -202,11 +210,40 @@ class FakeNode:
         self.released = False
         self.problem = ""
 
-    async def up(self, progress: Progress, *, take_over: bool) -> None:
+    async def up(
+        self, progress: Progress, *, take_over: bool, empty: Collection[str] | None = None
+    ) -> None:
+        spares = set(self.spares if empty is None else empty)
         for guest in self.guests.values():
+            if guest.name in spares:
+                continue
             if guest.pid is None and not take_over:
                 await guest.start()
             progress(f"{guest.name} is ready")
+
+    async def start(
+        self,
+        name: str,
+        *,
+        by: StartMethod = "clone",
+        share: int = 100,
+        image: Image | None = None,
+        progress: Progress = lambda _: None,
+    ) -> GuestArrival:
+        guest = self.guests[name]
+        self.starts.append((name, by, share, image))
+        if guest.state not in (GuestState.ABSENT, GuestState.DEAD):
+            raise WrongState(f"{name} is {guest.state}")
+        if self.fail_start:
+            raise NotEnoughMemory(f"{name} cannot be started", remedy="use --in-place")
+        await self.hold_start.wait()
+        if image is not None:
+            guest.service = str(image.initrd)
+        await guest.start()
+        return GuestArrival(how="cloned" if by == "clone" else "booted", seconds=0.1)
+
+    async def end(self, name: str) -> None:
+        await self.guests[name].stop()
 
     async def down(self) -> None:
         for guest in self.guests.values():

@@ -48,6 +48,7 @@ _SECURE = (
 )
 _METRICS = "tests/deploy/monitoring/test_supervisor_metrics.py"
 _ALERTS = "tests/integration/test_alerts.py::test_every_alert_fires"
+_REPLAY = "tests/deploy/replay/test_replay_command.py"
 _WHEEL = "tests/integration/test_installed_wheel.py"
 
 ELSEWHERE: dict[str, str] = {
@@ -90,6 +91,13 @@ ELSEWHERE: dict[str, str] = {
     "trivisor monitoring --out monitoring":
         "tests/deploy/monitoring/test_files.py"
         "::test_command_names_the_addresses_of_the_node_that_runs",
+    "trivisor replay": f"{_REPLAY}::test_a_difference_is_shown_and_is_a_failure",
+    "trivisor replay --from 120000 --until 150000":
+        f"{_REPLAY}::test_a_range_without_a_difference_succeeds_and_json_has_all",
+    "trivisor replay --list": f"{_REPLAY}::test_list_shows_where_a_replay_can_start",
+    "trivisor replay --predicate exploited.py":
+        f"{_REPLAY}::test_a_match_is_a_failure_that_names_the_caller",
+    "trivisor up --keep-history 1024": f"{_REPLAY}::test_list_shows_where_a_replay_can_start",
     "trivisor trace 204": _ALERTS,
     "trivisor model figure all --out docs/figures":
         "tests/faultinject/calculator/test_figures.py::test_figures_are_drawn_with_and_without_points",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DAY",
+    "HISTORY",
     "MEMORY",
     "SEED",
     "YEAR",
@@ -98,6 +99,8 @@ SEED = Integer(0, (1 << 63) - 1)
 """Seeds of random draws."""
 MEMORY = Integer(64, 65_536, "MiB")
 """Memory of a guest."""
+HISTORY = Integer(64, 1 << 24, "MiB")
+"""Size of a journal's history: at least two segments."""
 
 
 class Choice(click.Choice[str]):

@@ -7,6 +7,7 @@ Files of a journal's directory (0700, locked by the voter that uses it):
 - ``checkpoint-PLACE``: a voted state and its base.  The last two are kept, with the segments that
   the older one needs;
 - ``checkpoint-PLACE.bad``: the last checkpoint that was damaged, for an operator to inspect;
+- ``history/``: older segments and checkpoints, if any are to be kept (``journal.history``);
 - ``*.new``: incomplete; removed at the next start.
 
 Promises.  With durability ``fsync`` an entry is on the disk once ``on_synced`` has named its
@@ -54,7 +55,7 @@ from voter.journal.recovery import (
 __all__ = ["Directory", "Files", "Journal", "JournalFile", "RecoveredJournal", "open_journal"]
 
 
-async def open_journal(
+async def open_journal(  # noqa: PLR0913 - by keyword
     files: Files,
     *,
     node: str,
@@ -64,11 +65,13 @@ async def open_journal(
     random64: Callable[[], int],
     on_synced: Callable[[int], None],
     on_full: Callable[[bool, str], None],
+    history: int = 0,
 ) -> tuple[Journal, RecoveredJournal]:
     """Start a journal in an empty directory, or continue the one that is there.
 
-    Entries that are found are on the disk when this returns.  Raises JournalError, after which the
-    directory is closed.
+    ``history``: the most bytes of older segments and checkpoints that are kept.  Entries that are
+    found are on the disk when this returns.  Raises JournalError, after which the directory is
+    closed.
     """
     notes: list[str] = []
 
@@ -81,7 +84,7 @@ async def open_journal(
         if identity is None:
             found, file = await _begin(files, node, vote, segment_size, random64)
         else:
-            found = await recover(files, identity, report)
+            found = await recover(files, identity, report, keep=history > 0)
             found.notes = notes
             if identity.format != FORMAT:
                 found.identity = msgspec.structs.replace(identity, format=FORMAT)
@@ -107,6 +110,7 @@ async def open_journal(
             segment_size=segment_size,
             on_synced=on_synced,
             on_full=on_full,
+            history=history,
         )
         await journal.begin(found.copy)
     except OSError as error:

@@ -29,6 +29,7 @@ Piece = bytes | memoryview
 INCOMPLETE = ".new"
 """Suffix of the name of a file that is not complete yet."""
 _LOCK = "lock"
+_BELOW = "history"
 _PIECE = 1 << 20
 _SYNC_EACH = 4 << 20
 
@@ -53,15 +54,21 @@ class JournalFile(Protocol):
 
 
 class Files(Protocol):
-    """A flat directory that only one journal writes to.  All methods raise OSError."""
+    """A directory that only one journal writes to.  All methods raise OSError.
+
+    It is flat, but for names that begin with ``history/``: these files are below it.
+    """
 
     where: str  # its name in error messages
 
     def names(self) -> list[str]:
         """Return the names of the files in it."""
 
-    def read(self, name: str) -> bytes:
-        """Return a whole file."""
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return a whole file, or its first bytes: at most so many."""
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file."""
 
     async def create(self, name: str, size: int) -> JournalFile:
         """Make a file of ``size`` zeros, which is on the disk when this returns."""
@@ -231,11 +238,19 @@ class Directory:
 
     def names(self) -> list[str]:
         """Return the names of the files in it, sorted."""
-        return sorted(name for name in os.listdir(self._path) if name != _LOCK)
+        names = [name for name in os.listdir(self._path) if name not in (_LOCK, _BELOW)]
+        with contextlib.suppress(FileNotFoundError):
+            names += [f"{_BELOW}/{name}" for name in os.listdir(self._path / _BELOW)]
+        return sorted(names)
 
-    def read(self, name: str) -> bytes:
-        """Return a whole file."""
-        return (self._path / name).read_bytes()
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return a file, or its first bytes."""
+        with (self._path / name).open("rb") as file:
+            return file.read(most)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file."""
+        return (self._path / name).stat().st_size
 
     async def create(self, name: str, size: int) -> JournalFile:
         """Set a segment aside; see Files."""
@@ -312,12 +327,25 @@ class Directory:
 
     async def rename(self, old: str, new: str) -> None:
         """Rename a file; see Files."""
-        await self._in_thread(lambda: os.rename(self._path / old, self._path / new))
-        await self.sync_names()
+
+        def move() -> None:
+            below = (self._path / new).parent
+            below.mkdir(mode=0o700, exist_ok=True)
+            os.rename(self._path / old, self._path / new)
+            # The new name first: no power loss leaves the file without a name.
+            for path in (below, self._path):
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+        await self._in_thread(move)
 
     async def remove(self, name: str) -> None:
         """Remove a file; see Files."""
         await self._in_thread((self._path / name).unlink)
+        # One below the directory may come back: it is removed again when it is the oldest.
         await self.sync_names()
 
     def close(self) -> None:

@@ -50,6 +50,7 @@ __all__ = [
     "find_frame",
     "pack_frame",
     "pack_segment_head",
+    "peek_checkpoint",
     "proved",
     "read_checkpoint",
     "read_segment_head",
@@ -321,6 +322,24 @@ def checkpoint_pieces(
             " machine's memory is not to be trusted; the checkpoint was not written",
             error_code="TV0217",
         )
+
+
+def peek_checkpoint(data: bytes) -> tuple[CheckpointHead, Base | None]:
+    """Return a checkpoint's head from its first bytes, and its base without sessions.
+
+    The base is None if these bytes do not hold it.  No checksum is compared.  Raises DamagedError.
+    """
+    parts: list[bytes] = []
+    at = len(_CHECKPOINT_MAGIC)
+    while data.startswith(_CHECKPOINT_MAGIC) and len(parts) < 2:
+        start = at + _U32.size
+        at = start + int.from_bytes(data[at:start])
+        parts.append(data[start:at])
+    try:
+        head = msgspec.msgpack.decode(parts[0], type=CheckpointHead)
+        return head, _decode_base(parts[1]) if at <= len(data) else None
+    except (msgspec.DecodeError, IndexError) as error:
+        raise DamagedError(f"its head cannot be read: {error}") from error
 
 
 def read_checkpoint(data: bytes, owner: Owner, name: str) -> tuple[CheckpointHead, Base, bytes]:

@@ -16,7 +16,8 @@ the position that is durable; only then does the engine release replies.
   on a full disk can write what it must: a proof, a reservation of sequence numbers, and the
   results of writes that were under way.  A start takes about 200 bytes, a result up to 356, once.
 - *Checkpoints* are written in the background, after the entries that they cover are on the disk.
-  Then segments and checkpoints that neither of the last two needs are removed.
+  Then segments and checkpoints that neither of the last two needs are removed, or moved to the
+  history (``history.py``).  Without room on the disk the oldest of the history is removed first.
 - *Failure.*  After a write or sync that failed, nobody knows what is on the disk.  Nothing is tried
   again: every later call raises the same JournalError, and the voter ends.
 
@@ -26,7 +27,6 @@ This module uses only asyncio and the files handed in, so that a simulation can 
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
@@ -42,13 +42,12 @@ from voter.journal.format import (
     checkpoint_pieces,
     pack_frame,
 )
+from voter.journal.history import NO_ROOM, History
 from voter.journal.recovery import (
     RecoveredJournal,
     Segment,
     checkpoint_name,
     create_segment,
-    numbers_of,
-    segment_name,
     write_identity,
 )
 
@@ -67,7 +66,6 @@ IDLE = 0.05
 """Seconds without a write after which an empty frame carries what is synced."""
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 """Seconds between attempts while the disk is full: doubled from first to longest."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -78,7 +76,7 @@ class Journal:
     ``file`` is the segment that is written on, ``spare`` the empty one after it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by keyword, from open_journal
         self,
         files: Files,
         found: RecoveredJournal,
@@ -89,6 +87,7 @@ class Journal:
         segment_size: int,
         on_synced: Callable[[int], None],
         on_full: Callable[[bool, str], None],
+        history: int,
     ) -> None:
         self._files = files
         self._identity = found.identity
@@ -113,6 +112,8 @@ class Journal:
         self._durable = found.frames  # number of the last frame on the disk
         self._proved = 0  # number of the last frame that a later one proves to be on the disk
         self._checkpoint = found.checkpoint
+        self._history = History(files, history)
+        self._logged = 0  # bytes of frames since files were last removed or moved to the history
         self._to_write: tuple[Base, bytes | bytearray, int] | None = None
         self._learned = False
         self.full = False
@@ -198,7 +199,7 @@ class Journal:
         try:
             self._make_room(len(frame))
         except OSError as error:
-            if divisible and error.errno in _NO_ROOM:
+            if divisible and error.errno in NO_ROOM:
                 return False
             self._fail("write", error)
         try:
@@ -209,6 +210,7 @@ class Journal:
         self._check = check
         self._proved = self._durable
         self._free -= len(frame)
+        self._logged += len(frame)
         self._segments[-1].at += len(frame)
         self._check_space()
         return True
@@ -225,7 +227,7 @@ class Journal:
         try:
             self._file.grow(more)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             self._low.set()  # so that room is noticed when there is some again
             self._set_full(error)
@@ -353,15 +355,18 @@ class Journal:
         """Set the next segment aside, and report whether there is room if that has changed."""
         number = self._segments[-1].number + 1
         try:
-            made = create_segment(self._files, self._identity, number, self._segment_size)
-            self._spare = await made
+            await self._history.make_room(self._create_spare, number)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 self._fail("setting a segment aside", error)
             self._set_full(error)
         else:
             self._low.clear()
             self._set_full(None)
+
+    async def _create_spare(self, number: int) -> None:
+        made = create_segment(self._files, self._identity, number, self._segment_size)
+        self._spare = await made
 
     def _set_full(self, error: OSError | None) -> None:
         """Report that there is no room for writes, or that there is again."""
@@ -410,9 +415,9 @@ class Journal:
                     await write_identity(self._files, self._identity)
                     self._learned = False
                 if self._to_write is not None:
-                    await self._write_checkpoint(*self._to_write)
+                    await self._history.make_room(self._write_checkpoint, *self._to_write)
             except OSError as error:
-                if error.errno not in _NO_ROOM:
+                if error.errno not in NO_ROOM:
                     self._fail("writing a checkpoint", error)
                 if wait == FIRST_WAIT:
                     log.warning("no room for a checkpoint", error_code="TV0219", reason=str(error))
@@ -445,15 +450,10 @@ class Journal:
             await self._forget(before)
 
     async def _forget(self, before: tuple[int, int, int]) -> None:
-        """Remove what neither the last checkpoint nor the one before it needs."""
+        """Move what neither the last checkpoint nor the one before it needs to the history."""
+        logged, self._logged = self._logged, 0
         try:
-            names = self._files.names()
-            for seq in numbers_of(names, "checkpoint"):
-                if seq < before[0]:
-                    await self._files.remove(checkpoint_name(seq))
-            for number in numbers_of(names, "segment"):
-                if number < before[1]:
-                    await self._files.remove(segment_name(number))
+            await self._history.take(before[0], before[1], logged)
         except OSError as error:
             self._fail("removing what is no longer needed", error)
         self._segments = [s for s in self._segments if s.number >= before[1]]

@@ -53,7 +53,8 @@ from voter.journal.format import (
 
 __all__ = [
     "IDENTITY", "RecoveredJournal", "VoterIdentity", "Segment", "checkpoint_name",
-    "create_segment", "numbers_of", "read_identity", "recover", "segment_name", "write_identity",
+    "create_segment", "numbers_of", "parse_identity", "read_identity", "recover", "segment_name",
+    "write_identity",
 ]  # fmt: skip
 
 IDENTITY = "identity.json"
@@ -123,16 +124,7 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
         if begun and (begun != [segment_name(1)] or not empty):
             raise JournalDamaged(f"journal {where} has no {IDENTITY}: {_RESTORE}")
         return None
-    try:
-        data = msgspec.json.decode(files.read(IDENTITY), type=dict[str, object])
-        check_format(data.get("format"), f"journal {where}")
-        identity = msgspec.convert(data, VoterIdentity)
-        if identity != identity.checked():
-            raise ValueError("its check does not match")
-    except (msgspec.DecodeError, ValueError) as error:
-        raise JournalDamaged(
-            f"journal {where}: {IDENTITY} is damaged ({error}): {_RESTORE}"
-        ) from error
+    identity = parse_identity(files.read(IDENTITY), where)
     if identity.node != node:
         raise ForeignJournal(
             f"journal {where} is of node {identity.node!r}, not of {node!r}: give"
@@ -144,6 +136,21 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
             f" vote = {identity.vote!r}, or another journal.directory",
             error_code="TV0213",
         )
+    return identity
+
+
+def parse_identity(text: bytes, where: str) -> VoterIdentity:
+    """Return what an identity file holds.  Raises JournalError."""
+    try:
+        data = msgspec.json.decode(text, type=dict[str, object])
+        check_format(data.get("format"), f"journal {where}")
+        identity = msgspec.convert(data, VoterIdentity)
+        if identity != identity.checked():
+            raise ValueError("its check does not match")
+    except (msgspec.DecodeError, ValueError) as error:
+        raise JournalDamaged(
+            f"journal {where}: {IDENTITY} is damaged ({error}): {_RESTORE}"
+        ) from error
     return identity
 
 
@@ -192,27 +199,34 @@ async def create_segment(
 
 
 async def recover(
-    files: Files, identity: VoterIdentity, report: Callable[[str], None]
+    files: Files, identity: VoterIdentity, report: Callable[[str], None], *, keep: bool = False
 ) -> RecoveredJournal:
     """Read all that is needed to continue; remove the segments of a torn tail.
 
     The last segment of the result must still be reopened at its ``at``, and synced.  ``report``
-    gets what was damaged or dropped.  Raises JournalError if anything that was promised is missing.
+    gets what was damaged or dropped.  ``keep``: leave segments that are no longer needed, for the
+    history.  Raises JournalError if anything that was promised is missing.
     """
     await files.sync_names()  # a voter that was killed may have left some that are not on the disk
     for name in files.names():
         if name.endswith(INCOMPLETE):
             await files.remove(name)
-    return await _Reader(files, identity, report).read()
+    return await _Reader(files, identity, report, keep=keep).read()
 
 
 class _Reader:
     """Reads a directory once."""
 
     def __init__(
-        self, files: Files, identity: VoterIdentity, report: Callable[[str], None]
+        self,
+        files: Files,
+        identity: VoterIdentity,
+        report: Callable[[str], None],
+        *,
+        keep: bool,
     ) -> None:
         self._files = files
+        self._keep_old = keep
         self._owner = identity.owner
         self._key = identity.key
         self._report = report
@@ -238,7 +252,8 @@ class _Reader:
         self._read_segments(numbers)
         self._found.spare = await self._cut(numbers)
         for number in numbers_of(self._files.names(), "segment"):
-            if number < self._keep:  # a voter was killed while it removed them
+            # A voter was killed while it removed them.
+            if number < self._keep and not self._keep_old:
                 await self._files.remove(segment_name(number))
         self._found.frames, self._found.check = self._frame - 1, self._before or 0
         return self._found

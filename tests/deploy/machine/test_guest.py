@@ -121,6 +121,16 @@ async def test_new_qemu_yields_before_it_runs_the_guest(booted: Booted) -> None:
 
 @pytest.mark.vm
 @in_shared_loop
+async def test_guest_whose_template_cannot_be_written_runs_without_one(booted: Booted) -> None:
+    guest = booted.node.guests["g1"]
+    with logs("TV0152"):
+        assert await guest.snapshot_clean(Path("/nowhere/template.qcow2")) == ""
+    assert state_of(guest) is GuestState.READY
+    assert await answers(guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
 async def test_running_guest_is_restored_in_place(booted: Booted) -> None:
     guest = booted.node.guests["g1"]
     pid = guest.pid

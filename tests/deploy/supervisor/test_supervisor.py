@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ async def test_node_serves_when_up_and_leaves_nothing_when_down(scratch: Path) -
 
 
 class _NeverReady(FakeNode):
-    async def up(self, progress: Progress, *, take_over: bool) -> None:
+    async def up(
+        self, progress: Progress, *, take_over: bool, empty: Collection[str] | None = None
+    ) -> None:
         await self.guests["g1"].start()
         raise DeployError("g2 never became ready")
 
@@ -61,7 +64,9 @@ async def test_failed_start_leaves_nothing(scratch: Path) -> None:
 
 
 class _OneMissing(FakeNode):
-    async def up(self, progress: Progress, *, take_over: bool) -> None:
+    async def up(
+        self, progress: Progress, *, take_over: bool, empty: Collection[str] | None = None
+    ) -> None:
         await self.guests["g1"].start()
         await self.guests["g2"].start()
 
@@ -147,7 +152,9 @@ async def test_next_supervisor_adopts_what_a_killed_one_left(scratch: Path) -> N
 
 
 class _NeverUp(FakeNode):
-    async def up(self, progress: Progress, *, take_over: bool) -> None:
+    async def up(
+        self, progress: Progress, *, take_over: bool, empty: Collection[str] | None = None
+    ) -> None:
         progress("taking over")
         await asyncio.Event().wait()
 

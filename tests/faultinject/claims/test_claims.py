@@ -267,7 +267,9 @@ def test_page_has_a_row_per_claim_and_lists_its_sources(results: Path) -> None:
     assert sum(line.startswith("| ") for line in page.splitlines()) == len(CLAIMS) + 1
     assert "(results/oneofn)" in page
     nothing = Results({})
-    assert "no results yet" in render([(claim, claim.answer(nothing)) for claim in CLAIMS], nothing)
+    assert "no campaign yet" in render(
+        [(claim, claim.answer(nothing)) for claim in CLAIMS], nothing
+    )
 
 
 def test_paper_command_prints_and_writes(results: Path, tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_paper_command_prints_and_writes(results: Path, tmp_path: Path) -> None:
     assert '"verdict"' in runner.invoke(paper, ["--results", str(results), "--json"]).output
     page = tmp_path / "paper.md"
     assert runner.invoke(paper, ["--results", str(results), "--out", str(page)]).exit_code == 0
-    assert page.read_text().startswith("# The paper's section 4")
+    assert page.read_text().startswith("# The paper's sections 3 and 4")
     assert list(tmp_path.iterdir()) == [page]
 
 

@@ -118,10 +118,14 @@ class Disk:
         """Return all names."""
         return sorted(self.inodes)
 
-    def read(self, name: str) -> bytes:
-        """Return a file."""
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return a file, or its first bytes."""
         self.check("read " + name)
-        return bytes(self.inodes[name].cached)
+        return bytes(self.inodes[name].cached)[:most]
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file."""
+        return len(self.inodes[name].cached)
 
     async def create(self, name: str, size: int) -> Segment:
         """Set a segment aside."""
@@ -155,6 +159,7 @@ class Disk:
 
     async def rename(self, old: str, new: str) -> None:
         """Rename a file."""
+        self.check("rename")
         self.inodes[new] = self.inodes.pop(old)
 
     async def remove(self, name: str) -> None:
