@@ -57,7 +57,7 @@ async def call(
             answer = json.loads(text) if text.strip() else {}
     except (OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
         raise ControlError(
-            f"{path.name} does not answer {method} {target}: {error or type(error).__name__}",
+            f"{path.name} does not answer {method} {target}: {str(error) or type(error).__name__}",
             remedy="`trivisor status` shows whether the node runs",
         ) from error
     if status >= 400:
@@ -85,7 +85,7 @@ async def lines(path: Path, target: str) -> AsyncIterator[dict[str, Any]]:
                 yield json.loads(line)
     except (OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
         raise ControlError(
-            f"{path.name}: the stream {target} ended: {error or type(error).__name__}",
+            f"{path.name}: the stream {target} ended: {str(error) or type(error).__name__}",
             remedy="`trivisor status` shows whether the node runs",
         ) from error
     finally:

@@ -1,17 +1,17 @@
-"""A node that the monitor has stopped for safety: nothing may be released until a person has seen why.
+"""A node that the monitor has stopped: nothing is released until a person has seen why.
 
 ``halted.json`` in the node's directory says so.  While it is there, no voter and no guest of the
-node is started.  It is written before anything is ended, so that a crash of the monitor, of the
-supervisor or of the host in between leaves a node that stays down.
+node is started.  If the monitor itself is killed before it is written, the supervisor repairs the
+node, as after any other crash.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 
@@ -22,7 +22,7 @@ from deploy.node.records import Layout
 
 __all__ = ["HaltRecord", "NodeHalted", "check_not_halted", "end_releases", "halt"]
 
-_RELEASING = ("voter", "standby")
+_RELEASING = re.compile(r"voter|standby|g[0-9]+")
 
 
 class HaltRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,25 +55,25 @@ def check_not_halted(layout: Layout) -> None:
 
 
 def halt(layout: Layout, record: HaltRecord, known: Iterable[int] = ()) -> None:
-    """Stop a node for safety: write ``record``, then end at once all that could release a reply.
+    """Stop a node for safety: end at once all that could release a reply, and write ``record``.
 
-    ``known``: pidfds of its voter and its guests, which are ended first.  Raises OSError if the
-    record cannot be written; all is ended even so.
+    ``known``: pidfds of its voter and its guests, which are ended before anything else.  Raises
+    OSError if the record cannot be written; all is ended even so.
     """
+    for pidfd in known:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     try:
         write_json(layout.halted, record, mode=0o600)
     finally:
-        for pidfd in known:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        end_releases(layout)
+        end_releases(layout)  # also what has been started since the pidfds were opened
 
 
 def end_releases(layout: Layout) -> list[str]:
     """End voter and guests of a node at once; return the names of what ran."""
     ended = []
     for process in find_processes(layout):
-        if process.name not in _RELEASING and process.name not in layout.guest_names:
+        if not _RELEASING.fullmatch(process.name):
             continue
         with contextlib.suppress(ProcessLookupError):
             pidfd = os.pidfd_open(process.identity.pid)
