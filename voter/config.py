@@ -56,7 +56,9 @@ class ReplicaConfig(_Section, frozen=True, kw_only=True):
 
     name: str  # letters, digits, '.', '_', '-': at most 32
     link: str  # address: unix:PATH, tcp:HOST:PORT or exec:CMD
-    role: Literal["voter", "observer"] = "voter"  # an observer is compared and never votes
+    role: Literal["voter", "observer", "retired"] = (
+        "voter"  # at first, later the journal's: an observer is compared and never votes
+    )
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,32}", self.name):
@@ -169,8 +171,9 @@ class Config(_Section, frozen=True, kw_only=True):
         voter may use.  Not if all are processes (``exec:``): they answer sooner than it pays.
         """
         if self.follow == "auto":
-            processes = all(parse_address(each.link).kind == "exec" for each in self.replica)
-            scarce = len(os.sched_getaffinity(0)) < len(self.replica)
+            used = [each for each in self.replica if each.role != "retired"]
+            processes = all(parse_address(each.link).kind == "exec" for each in used)
+            scarce = len(os.sched_getaffinity(0)) < len(used)
             return self.policy.compares and scarce and not processes
         return self.follow == "on"
 

@@ -4,18 +4,26 @@
 GET /status                   everything, as JSON
 GET /events?since=ID          incidents with an id over ID (0: all that are kept), one JSON object a
                               line, then each new one as it comes; an empty line every 15 s
+GET /differences?since=ID     replies of replicas without a vote that differ from the released
+                              ones, in the same form (``voter.reports.Difference``)
 GET /requests                 each request as it is ordered, one JSON object a line
                               (``voter.request_tap``); an empty line every 15 s
 POST /clients/block           refuse a client's requests, and close its connections; body
                               ``{"caller": NAME, "seconds": NUMBER or null, "reason": TEXT}``
 POST /clients/unblock         serve it again; body ``{"caller": NAME}``
 GET /trace/ID                 what happened to a recent request (``voter.trace``), as JSON
+POST /roles                   change roles (below); answers once the change is durable
 POST /drain                   take no new requests; answers once nobody waits for a result
 POST /stop                    end the voter as SIGTERM does: it first answers its open requests
 POST /replicas/NAME/admit     allow a replica to come back, and connect to it at once
 POST /replicas/NAME/expel     take a replica out of the vote; body ``{"reason": "..."}``
 GET /livez, /readyz, /metrics as on the HTTP front end
 ============================= ===================================================================
+
+A change of roles is ``{"version": V, "roles": {NAME: ROLE, ...}, "reason": TEXT}``.  Only the named
+replicas change, and only if the table has version V (``roles`` in the status).  The roles are
+voter, learner, observer and retired.  409 if the table has another version, or if the change is
+impossible now (``voter.core.roles``); the answer holds the table.
 
 Only root, the voter's user, the owner of the socket's file and a group to which it is open may use
 it; others get 403.  Errors are problems (``voter.frontend.problem``).
@@ -38,11 +46,14 @@ from guests.protocol.message import Reply
 from voter import log
 from voter.config import Timing
 from voter.core import events as ev
+from voter.core.events import Fail, RolesChanged
+from voter.core.replica import CAUGHT_UP
 from voter.frontend.connection import HttpConnection, HttpFrontEnd
-from voter.frontend.problem import problem_of_status
+from voter.frontend.problem import problem, problem_of_failure, problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
-from voter.runner import Runner
+from voter.reports import EventLog
+from voter.runner import RolesResult, Runner
 from voter.sockets import Trusted
 from voter.trace import LATENCY_BOUNDS, UnknownRequest
 
@@ -53,12 +64,27 @@ __all__ = ["VoterControlServer", "describe"]
 
 _STARTED = time.time()  # before the configuration is read
 HEARTBEAT = 15.0
-"""Seconds without an incident after which an event stream carries an empty line."""
+"""Seconds without an event after which an event stream carries an empty line."""
 BODY_LIMIT = 64 << 10
 """Largest body of a request, in bytes; a larger one is answered 413."""
 
 _PARTS = {"replicas": 3, "trace": 2, "clients": 2}
 """Parts of a path that has more than one."""
+
+
+_ROLE_PROBLEMS = {
+    "not-found": ("TV0316", 404), "stale-roles": ("TV0242", 409), "roles": ("TV0241", 409),
+    "not-executed": ("TV0301", 503),
+}  # fmt: skip
+"""Code and status of each reason why a change of roles is refused."""
+
+
+class _RoleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a change of roles."""
+
+    version: int
+    roles: dict[str, str]
+    reason: str = ""
 
 
 class _Expulsion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,8 +145,9 @@ class VoterControlServer(HttpFrontEnd):
         path, _, query = request.target.partition("?")
         parts = path.split("/")[1:]
         allowed = {
-            "status": "GET, HEAD", "events": "GET", "drain": "POST", "stop": "POST",
-            "replicas": "POST", "trace": "GET", "requests": "GET", "clients": "POST",
+            "status": "GET, HEAD", "events": "GET", "differences": "GET", "drain": "POST",
+            "stop": "POST", "roles": "POST", "replicas": "POST", "trace": "GET", "requests": "GET",
+            "clients": "POST",
         }.get(parts[0])  # fmt: skip
         if path in self._reserved:
             connection.answer(self._reserved.answer(request))
@@ -143,7 +170,11 @@ class VoterControlServer(HttpFrontEnd):
         elif parts[0] == "trace":
             connection.answer(self._trace(parts[1]))
         elif parts[0] == "events":
-            self._stream_events(connection, query)
+            self._stream(connection, query, self._runner.reports.incidents)
+        elif parts[0] == "differences":
+            self._stream(connection, query, self._runner.reports.differences)
+        elif parts[0] == "roles":
+            self._change_roles(connection, request.body)
         elif parts[0] == "requests":
             connection.start_stream("application/x-ndjson")
             self._run(connection, self._send_requests(connection))
@@ -172,27 +203,51 @@ class VoterControlServer(HttpFrontEnd):
         await self._runner.drained()
         connection.answer(_json({"pending": self._runner.waiting}))
 
-    def _stream_events(self, connection: HttpConnection, query: str) -> None:
+    def _change_roles(self, connection: HttpConnection, body: bytes) -> None:
+        """Change roles; answer once that is durable."""
+        try:
+            wanted = msgspec.json.decode(body, type=_RoleRequest)
+        except msgspec.DecodeError as error:
+            text = f'expected {{"version": V, "roles": {{NAME: ROLE}}}}: {error}'
+            connection.answer(problem_of_status(400, text))
+            return
+
+        def answer(result: RolesResult) -> None:
+            table = describe_roles(self._runner)
+            if isinstance(result, Fail):
+                connection.answer(problem_of_failure(result))
+            elif isinstance(result, RolesChanged):
+                connection.answer(_json({"version": result.version, "seq": result.seq} | table))
+            else:
+                code, status = _ROLE_PROBLEMS[result.problem]
+                title, kind = "The roles were not changed", result.problem
+                connection.answer(problem(kind, code, title, status, result.detail, extra=table))
+
+        self._runner.change_roles(wanted.version, wanted.roles, wanted.reason, answer)
+
+    def _stream(self, connection: HttpConnection, query: str, events: EventLog[Any]) -> None:
         fields = dict(part.partition("=")[::2] for part in query.split("&"))
         since = fields.get("since", "0")
         if since.isascii() and since.isdigit() and len(since) <= 18:
             connection.start_stream("application/x-ndjson")
-            self._run(connection, self._send_events(connection, int(since)))
+            self._run(connection, self._send_events(connection, events, int(since)))
         else:
-            text = f"since={since!r} is not the id of an incident"
+            text = f"since={since!r} is not the id of an event"
             connection.answer(problem_of_status(400, text))
 
-    async def _send_events(self, connection: HttpConnection, after: int) -> None:
+    async def _send_events(
+        self, connection: HttpConnection, events: EventLog[Any], after: int
+    ) -> None:
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT):
-                    incidents = await self._runner.incidents.after(after)
+                    found = await events.after(after)
             except TimeoutError:
                 connection.write(b"\n")
                 continue
-            lines = [msgspec.json.encode(incident._asdict()) + b"\n" for incident in incidents]
+            lines = [msgspec.json.encode(event._asdict()) + b"\n" for event in found]
             connection.write(b"".join(lines))
-            after = incidents[-1].id
+            after = found[-1].id
 
     async def _send_requests(self, connection: HttpConnection) -> None:
         """Send each request that is ordered from now on.  A slow client misses some."""
@@ -251,6 +306,12 @@ class VoterControlServer(HttpFrontEnd):
         return _json({"name": replica.name, "state": replica.state, "reason": replica.reason})
 
 
+def describe_roles(runner: Runner) -> dict[str, Any]:
+    """Return the table of roles and its version, as plain data."""
+    members = runner.engine.members
+    return {"roles": {"version": members.roles_version, "table": members.roles}}
+
+
 def describe(runner: Runner) -> dict[str, Any]:
     """Return everything an operator may ask, as plain data."""
     engine, replicas = runner.engine, []
@@ -259,8 +320,9 @@ def describe(runner: Runner) -> dict[str, Any]:
         replicas.append(
             {
                 "name": replica.name,
-                "role": "observer" if replica.observer else "voter",
+                "role": str(replica.role),
                 "state": str(replica.state),
+                "caught_up": replica.state in CAUGHT_UP,
                 "reason": replica.reason,
                 "link": link.address.text,
                 "link_problem": link.problem,
@@ -271,6 +333,9 @@ def describe(runner: Runner) -> dict[str, Any]:
                 "compiled": welcome.build.endswith(compiled.MARK) if welcome else None,
                 "lag": replica.requests,
                 "dissents": replica.dissents,
+                "compared": replica.compared,
+                "differed": replica.differed,
+                "behind_seconds": replica.behind,
                 "incarnations_ended": replica.incarnations_ended,
             }
         )
@@ -301,6 +366,7 @@ def describe(runner: Runner) -> dict[str, Any]:
         },
         "blocked": getattr(runner.blocked, "reasons", {}),
         "replicas": replicas,
+        **describe_roles(runner),
         "latency": {"bounds": LATENCY_BOUNDS, "counts": runner.latency},  # of seconds
         "counters": runner.counters
         | {"incarnations_ended": engine.members.incarnations_ended, "failures": runner.failures},

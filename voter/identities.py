@@ -25,6 +25,10 @@ class ReplicaIdentities:
         self._need = need
         self._found: dict[int, tuple[str, int]] = {}
 
+    def forget(self, index: int) -> None:
+        """Forget what a replica runs that is retired: another one comes in its place."""
+        self._found.pop(index, None)
+
     def check(self, index: int, welcome: wire.Welcome) -> str | None:
         """Return why a replica with this WELCOME cannot be used, or None."""
         if welcome.protocol != wire.PROTOCOL:

@@ -1,7 +1,8 @@
 """A link: the one ordered stream of frames between the voter and a replica's agent.
 
-Theory of operation.  ``run`` connects again and again, with back-off, until it is cancelled.  A
-connection begins with a handshake:
+Theory of operation.  ``run`` connects again and again, with back-off, until it is cancelled.  It
+pauses while the link is disabled, which is the link of a retired replica.  A connection begins with
+a handshake:
 
 1. The voter draws a random *epoch* and sends HELLO with it.  Until an answer comes it repeats the
    HELLO, for the port of a guest may have no reader yet.  Sometimes it sends zeros first: if the
@@ -129,6 +130,8 @@ class ReplicaLink(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
         self._reconnect = asyncio.Event()
+        self._enabled = asyncio.Event()
+        self._enabled.set()
         self._greeted = asyncio.Event()
         self._retry = FIRST_RETRY
         # An ``exec:`` replica starts with its connection and ends with it: it needs its time.
@@ -146,6 +149,7 @@ class ReplicaLink(asyncio.Protocol):
         """Keep the link connected until cancelled."""
         try:
             while True:
+                await self._enabled.wait()
                 await self._connect_once()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._retry):
@@ -198,6 +202,15 @@ class ReplicaLink(asyncio.Protocol):
         """End the pause before the next attempt (the supervisor knows that the agent is there)."""
         self._retry = FIRST_RETRY
         self._reconnect.set()
+
+    def enable(self, enabled: bool) -> None:
+        """Let the link connect; or close it and keep it closed, for its replica is retired."""
+        if enabled:
+            self._enabled.set()
+            self.reconnect_now()
+        else:
+            self._enabled.clear()
+            self.close("retired")
 
     def reset_backoff(self) -> None:
         """Begin with short pauses at the next loss, for the replica votes."""

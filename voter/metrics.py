@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from voter.core.events import Failure
-from voter.core.replica import State
+from voter.core.replica import Role, State
 from voter.exposition import (
     LONGEST_EXEMPLAR,
     Exemplar,
@@ -87,6 +87,9 @@ FAMILIES = {
     "trivisor_replica_state": Family(
         "gauge", "1 for the state a replica is in, 0 for others", ("replica", "state")
     ),
+    "trivisor_replica_role": Family("gauge", "1 for a replica's role, else 0", ("replica", "role")),
+    "trivisor_replica_compared_total": Family("counter", "Replies compared, not counted", _REPLICA),
+    "trivisor_replica_differed_total": Family("counter", "Those of them that differed", _REPLICA),
     "trivisor_replica_lag_requests": Family(
         "gauge", "Requests sent to a replica and not yet answered", _REPLICA
     ),
@@ -192,6 +195,11 @@ class Metrics:
                 for replica in members
                 for state in State
             ],
+            "trivisor_replica_role": [
+                ((each.name, str(role)), each.role is role) for each in members for role in Role
+            ],
+            "trivisor_replica_compared_total": [((each.name,), each.compared) for each in members],
+            "trivisor_replica_differed_total": [((each.name,), each.differed) for each in members],
             "trivisor_replica_lag_requests": [((each.name,), each.requests) for each in members],
             "trivisor_replica_dissents_total": [((each.name,), each.dissents) for each in members],
             "trivisor_replica_incarnations_ended_total": [

@@ -32,16 +32,16 @@ from voter.core import Engine, Policy
 from voter.core import events as ev
 from voter.core.entries import Once
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
-from voter.core.replica import State
+from voter.core.replica import CAUGHT_UP, Role
 from voter.core.resume import Past
 from voter.errors import JournalError
 from voter.identities import ReplicaIdentities
-from voter.incidents import IncidentLog
 from voter.journal import Journal
 from voter.link import ReplicaLink, encode_orders
+from voter.reports import Reports
 from voter.trace import LATENCY_BOUNDS, Trace, Tracer
 
-__all__ = ["Clock", "SessionResult", "Runner", "Result"]
+__all__ = ["Clock", "RolesResult", "SessionResult", "Runner", "Result"]
 
 TIMER = 0.05
 """Seconds between checks of deadlines when no event arrives."""
@@ -55,6 +55,7 @@ _ANSWERS = (ev.Answered, ev.AnsweredAll)
 
 Result = Release | Fail
 SessionResult = SessionOpened | Fail
+RolesResult = ev.RolesChanged | ev.RolesRefused | Fail
 
 
 class Clock(NamedTuple):
@@ -92,7 +93,6 @@ class Runner:
         secret: bytes | None = None,
     ) -> None:
         """``secret`` keys the hash of the history; with a journal it is the journal's."""
-        observers = frozenset(r.name for r in config.replica if r.role == "observer")
         self.config = config
         self.policy: Policy = config.policy
         self.names: Sequence[str] = [replica.name for replica in config.replica]
@@ -108,7 +108,7 @@ class Runner:
             self.names,
             secret=secret or b"".join(random64().to_bytes(8) for _ in range(4)),
             limits=config.limits,
-            observers=observers,
+            roles={replica.name: Role(replica.role) for replica in config.replica},
             journaled=secret is not None,
             follow=config.follows,
         )
@@ -132,7 +132,7 @@ class Runner:
         self.tracer = Tracer(self.names, self.policy.need)
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
         self.latency_sum = 0.0
-        self.incidents = IncidentLog()
+        self.reports = Reports(self.engine.members, clock.wall_ns, self.counters)
         self.blocked: Callable[[bytes], str] | None = None  # voter.blocked_clients
         self.drop_client: list[Callable[[bytes], None]] = []  # the front ends close its connections
         self._waiting: dict[int, _Waiting] = {}
@@ -159,7 +159,12 @@ class Runner:
         """
         self.journal = journal
         self._identities.held, self._identities.learn = service, journal.learn
-        for effect in self.engine.begin(past):
+        try:
+            effects = self.engine.begin(past)
+        except ValueError as error:
+            text = f"{error}: configure one [[replica]] for each slot of the node"
+            raise JournalError(text, error_code="TV0240") from error
+        for effect in effects:
             self._carry_out[type(effect)](self, effect)
         self.tracer.begin(self.engine.log.seq)
 
@@ -171,8 +176,10 @@ class Runner:
         async with asyncio.TaskGroup() as group:
             if self.journal is not None:
                 group.create_task(self.journal.run(), name="journal")
-            for link, name in zip(self.links, self.names, strict=True):
-                group.create_task(link.run(), name=f"link {name}")
+            for link, replica in zip(self.links, self.engine.members, strict=True):
+                if replica.role is Role.RETIRED:
+                    link.enable(False)
+                group.create_task(link.run(), name=f"link {replica.name}")
             group.create_task(self._watch_time(), name="timer")
 
     async def _watch_time(self) -> None:
@@ -221,10 +228,23 @@ class Runner:
 
     def open_session(self, caller: bytes, call: Callable[[SessionResult], None]) -> None:
         """Open a session for a native client; ``call`` gets it, or the failure, once."""
+        self.receive(ev.OpenSession(self._add_waiting(call), caller))
+
+    def _add_waiting(self, call: Callable[[Any], object]) -> int:
         now = self._clock.steady()
         ticket = self._ticket = self._ticket + 1
         self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
-        self.receive(ev.OpenSession(ticket, caller))
+        return ticket
+
+    def change_roles(
+        self, version: int, roles: dict[str, str], reason: str, call: Callable[[RolesResult], None]
+    ) -> None:
+        """Change the roles of these replicas; ``call`` gets the result, once.
+
+        ``version``: that of the table for which the change was made.
+        """
+        self._order_collected()
+        self.receive(ev.ChangeRoles(self._add_waiting(call), version, roles, reason))
 
     def cancel(self, ticket: int) -> None:
         """Forget a client whose connection is lost; what was ordered stays ordered."""
@@ -259,12 +279,12 @@ class Runner:
             self._idle.set()
         return waiting
 
-    def _finish(self, result: Result | SessionOpened) -> None:
+    def _finish(self, result: Result | SessionOpened | RolesResult) -> None:
         waiting = self._remove_waiting(result.ticket)
         if waiting is not None:
             self._call(waiting, result)
 
-    def _call(self, waiting: _Waiting, result: Result | SessionOpened) -> None:
+    def _call(self, waiting: _Waiting, result: Result | SessionOpened | RolesResult) -> None:
         try:
             waiting.call(result)
         except Exception:  # noqa: BLE001 - costs one client, not the effects that follow
@@ -371,26 +391,6 @@ class Runner:
         for index in effect.replicas:
             self.links[index].mark(effect.seq, effect.keeper)
 
-    def _restore(self, effect: ev.Restore) -> None:
-        self.links[effect.replica].restore(effect)
-
-    def _fetch(self, effect: ev.Fetch) -> None:
-        self.links[effect.replica].fetch(effect.seq)
-
-    def _ping(self, effect: ev.Ping) -> None:
-        self.links[effect.replica].ping()
-
-    def _disconnect(self, effect: ev.Disconnect) -> None:
-        self.links[effect.replica].close(effect.reason)
-
-    def _voided(self, effect: ev.Voided) -> None:
-        self.counters["voided"] += 1
-        log.info("voided", seq=effect.seq)
-
-    def _clock_changed(self, effect: ev.ClockChanged) -> None:
-        self.counters["clock_steps"] += 1
-        log.info("clock", set_by=effect.wall_ns / 1e9, agreed_time_steps_by=effect.step_ns / 1e9)
-
     def _checkpointed(self, effect: ev.Checkpointed) -> None:
         self.counters["checkpoints"] += 1
         base, state = effect.base, effect.state
@@ -401,18 +401,15 @@ class Runner:
 
     def _changed(self, effect: ev.Changed) -> None:
         self.tracer.changed(self._now, effect)
-        if effect.reason == "dissent":
-            self.counters["dissents"] += 1
-            # An observer may dissent at each request: report the 1st, 2nd, 4th, 8th...
-            times = self.engine.members[effect.replica].dissents
-            if effect.before == effect.after and times & (times - 1):
-                return
-        if effect.after in (State.ACTIVE, State.OBSERVER):
+        self.reports.changed(effect)
+        if effect.after in CAUGHT_UP:
             self.links[effect.replica].reset_backoff()
-        fields = {"replica": self.names[effect.replica], "before": effect.before}
-        fields |= {"after": effect.after, "reason": effect.reason}
-        self.incidents.add(self._clock.wall_ns() / 1e9, **fields, seq=effect.seq)
-        log.info("replica", **fields, seq=effect.seq)
+
+    def _role_assigned(self, effect: ev.RoleAssigned) -> None:
+        self.reports.role_assigned(effect)
+        if Role.RETIRED in (effect.before, effect.after):
+            self._identities.forget(effect.replica)
+            self.links[effect.replica].enable(effect.after != Role.RETIRED)
 
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,
@@ -424,14 +421,18 @@ class Runner:
         ev.SessionOpened: _finish,
         ev.Fail: _fail,
         ev.Mark: _mark,
-        ev.Restore: _restore,
-        ev.Fetch: _fetch,
-        ev.Ping: _ping,
-        ev.Disconnect: _disconnect,
+        ev.Restore: lambda runner, effect: runner.links[effect.replica].restore(effect),
+        ev.Fetch: lambda runner, effect: runner.links[effect.replica].fetch(effect.seq),
+        ev.Ping: lambda runner, effect: runner.links[effect.replica].ping(),
+        ev.Disconnect: lambda runner, effect: runner.links[effect.replica].close(effect.reason),
         ev.Changed: _changed,
         ev.Checkpointed: _checkpointed,
-        ev.Voided: _voided,
-        ev.ClockChanged: _clock_changed,
+        ev.RoleAssigned: _role_assigned,
+        ev.RolesChanged: _finish,
+        ev.RolesRefused: _finish,
+        ev.Differed: lambda runner, effect: runner.reports.differed(effect),
+        ev.Voided: lambda runner, effect: runner.reports.voided(effect),
+        ev.ClockChanged: lambda runner, effect: runner.reports.clock_changed(effect),
     }
 
     # --------------------------------------------------------------- links

@@ -198,6 +198,9 @@ def _describe_entry(entry: entries.Entry) -> str:
         return f"places up to {entry.upto} are reserved"
     if isinstance(entry, entries.ClockStep):
         return f"agreed time steps by {entry.step_ns / 1e9:.1f} s"
+    if isinstance(entry, entries.RoleChange):
+        table = ", ".join(f"{name} {role}" for name, role in entry.roles.items())
+        return f"roles {entry.version}: {table}"
     return f"{entry.replica}: {entry.before} -> {entry.after} ({entry.reason})"
 
 

@@ -2,6 +2,7 @@
 
     # a comment
     node 2/3 observers=1 window=5     an engine with g1, g2, g3 (and g4, an observer)
+    node 2/3 spares=1                 ... (and g4, retired)
     node 2/3 follow=1                 ... which sends orders to a majority first
     tick 0.5                          seconds pass
     join g1 g2 g3                     fresh replicas join: a handshake with each, in short
@@ -17,6 +18,7 @@
     g1 digest 9 abc                   the digest of the state "abc" at the marker 9
     g1 restored 9 abc                 ... after a restore
     g1 piece 9 100, g1 fetched 9 abc, g1 cannot-fetch 9
+    roles 0 g4=voter g2=retired       a change of roles, of the table with version 0
     g1 refuses 4, g1 alive, g1 lost, g1 garbage, admit g1, expel g1, drain
 
 "g1~ says ..." is a reply that belongs to the previous handshake.
@@ -71,14 +73,12 @@ class Scenario:
     def _take(self, words: list[str]) -> list[str]:
         if words[0] == "node":
             options = dict(word.split("=") for word in words[2:])
-            observers = int(options.pop("observers", "0"))
+            counts = {key: int(options.pop(key, "0")) for key in ("observers", "spares")}
             follow = options.pop("follow", "0") == "1"
             limits: dict[str, Any] = {
                 name: float(text) if "." in text else int(text) for name, text in options.items()
             }
-            self._engine = make_engine(
-                words[1], limits=Limits(**limits), observers=observers, follow=follow
-            )
+            self._engine = make_engine(words[1], limits=Limits(**limits), follow=follow, **counts)
             return self._feed([ev.Tick(self._now, int(self._now * 1e9))])
         if words[0] == "join":
             return [", ".join(self._join(name) for name in words[1:])]
@@ -119,6 +119,9 @@ class Scenario:
             yield ev.Expel(self._index(rest[0]), "the operator asked for it")
         elif verb == "drain":
             yield ev.Drain()
+        elif verb == "roles":
+            roles = dict(word.split("=") for word in rest[1:])
+            yield ev.ChangeRoles(0, int(rest[0]), roles, "")
         else:
             names = [word for word in words if word[:1] == "g" and word.strip("g~").isdigit()]
             for name in names:
@@ -214,6 +217,16 @@ class Scenario:
                 return f"{self._names((replica,))} {before} -> {after} at {seq}: {reason}"
             case ev.ClockChanged(wall_ns, step_ns):
                 return f"clock set by {wall_ns / 1e9} s, agreed time steps by {step_ns / 1e9} s"
+            case ev.RoleAssigned(replica, before, after, _, seq):
+                return f"role of {self._names((replica,))} {before} -> {after} at {seq}"
+            case ev.RolesChanged(_, version, seq):
+                return f"roles {version} at {seq}"
+            case ev.RolesRefused(_, _, detail):
+                return f"roles refused: {detail}"
+            case ev.Differed(replica, seq, _, released, other):
+                name, *parts = self._names((replica,)), released or b"?", other or b"?"
+                was, is_ = (part.decode() for part in parts)
+                return f"{name} differs at {seq}: {is_!r}, not {was!r}"
             case ev.Voided(seq):
                 return f"void {seq}"
             case ev.Checkpointed(base, state):

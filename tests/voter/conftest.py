@@ -66,18 +66,22 @@ class Nodes:
         vote: str = "2/3",
         services: Mapping[int, type[KeyValue]] | None = None,
         ready: bool = True,
+        spares: int = 0,
     ) -> Node:
-        """Start a voter before three agents; ``more`` is TOML for it (no ``[[replica]]``)."""
+        """Start a voter before three agents; ``more`` is TOML for it (no ``[[replica]]``).
+
+        ``spares``: more agents, whose replicas are retired.
+        """
         self._count += 1
         directory = self._scratch / str(self._count)
         directory.mkdir()
-        agents = [Agent(directory / f"g{number}.sock") for number in (1, 2, 3)]
+        agents = [Agent(directory / f"g{number}.sock") for number in range(1, 4 + spares)]
         for index, service in (services or {}).items():
             agents[index].service = service
             agents[index].restart()
         for agent in agents:
             await agent.start()
-        config = configure([agent.link for agent in agents], more, vote=vote)
+        config = configure([agent.link for agent in agents], more, vote=vote, retired=spares)
         node = await self._stack.enter_async_context(running(config, directory))
         node.agents = agents
         if ready:

@@ -34,11 +34,18 @@ PATIENCE = 30.0
 """Seconds until a condition that a test waits for must hold."""
 
 
-def configure(links: Sequence[str], more: str = "", *, vote: str | None = None) -> Config:
-    """A configuration with replicas g1, g2, ... behind these links; ``more`` is further TOML."""
-    vote = vote or f"{len(links) // 2 + 1}/{len(links)}"
+def configure(
+    links: Sequence[str], more: str = "", *, vote: str | None = None, retired: int = 0
+) -> Config:
+    """A configuration with replicas g1, g2, ... behind these links; ``more`` is further TOML.
+
+    The last ``retired`` of them are retired.
+    """
+    first = len(links) - retired
+    vote = vote or f"{first // 2 + 1}/{first}"
     replicas = "".join(
         f'[[replica]]\nname = "g{number}"\nlink = "{link}"\n'
+        f'role = "{"retired" if number > first else "voter"}"\n'
         for number, link in enumerate(links, start=1)
     )
     return parse(f'vote = "{vote}"\n{more}\n{replicas}')

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import stat
+from base64 import b64decode
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,8 +32,9 @@ class Events:
         self._client = client
 
     @classmethod
-    async def open(cls, client: HttpClient, since: int) -> Events:
-        await client.send(b"GET /events?since=%d HTTP/1.1\r\nHost: x\r\n\r\n" % since)
+    async def open(cls, client: HttpClient, since: int, what: str = "events") -> Events:
+        request = f"GET /{what}?since={since} HTTP/1.1\r\nHost: x\r\n\r\n"
+        await client.send(request.encode())
         response = await client.read()
         assert response.status == 200
         assert response.headers["content-type"] == "application/x-ndjson"
@@ -85,9 +88,90 @@ async def test_expel_and_admit(nodes: Nodes) -> None:
     assert (await call(node, "POST", "/replicas/g1/expel")).json["state"] == "expelled"
 
 
+PARTS = ("request", "released", "other")
+
+
+def roles_body(version: int, **roles: str) -> bytes:
+    return json.dumps({"version": version, "roles": roles, "reason": "a test"}).encode()
+
+
+async def test_replica_in_the_free_slot_takes_the_place_of_another(nodes: Nodes) -> None:
+    node = await nodes.make(spares=1)
+    assert node.state("g4") == "retired"
+    assert not node.agents[3].connections, "a retired replica is not connected"
+    begun = await call(node, "POST", "/roles", roles_body(0, g4="learner"))
+    assert begun.status == 200
+    assert begun.json["version"] == 1
+    await until(lambda: node.state("g4") == "standby", "g4 has caught up")
+    status = (await call(node, "GET", "/status")).json
+    assert [replica["caught_up"] for replica in status["replicas"]] == [True] * 4
+    replaced = await call(node, "POST", "/roles", roles_body(1, g4="voter", g2="retired"))
+    table = {"g1": "voter", "g2": "retired", "g3": "voter", "g4": "voter"}
+    assert replaced.json["roles"] == {"version": 2, "table": table}
+    assert replaced.json["seq"] == node.runner.engine.log.seq
+    await until(lambda: not node.agents[1].connections, "the link of g2 is closed")
+    assert (await node.ask("PUT", "/kv/a", b"1")).status == 201
+    assert node.runner.engine.status == "ready"
+    status = (await call(node, "GET", "/status")).json
+    assert status["roles"] == {"version": 2, "table": table}
+    assert [replica["role"] for replica in status["replicas"]] == list(table.values())
+    reasons = [incident.reason for incident in node.runner.reports.incidents.kept]
+    assert "role voter -> retired: a test" in reasons
+
+
+async def test_impossible_change_of_roles_is_refused_with_the_table(nodes: Nodes) -> None:
+    node = await nodes.make(spares=1)
+    refused = await call(node, "POST", "/roles", roles_body(0, g1="retired"))
+    assert (refused.status, refused.problem, refused.error_code) == (409, "roles", "TV0241")
+    assert refused.json["detail"] == "vote 2/3 needs exactly 3 voters, not 2"
+    assert refused.json["roles"]["table"]["g1"] == "voter"
+
+
+async def test_change_of_roles_for_another_version_is_refused(nodes: Nodes) -> None:
+    node = await nodes.make(spares=1)
+    refused = await call(node, "POST", "/roles", roles_body(7, g4="learner"))
+    assert (refused.status, refused.problem, refused.error_code) == (409, "stale-roles", "TV0242")
+    assert refused.json["roles"]["version"] == 0
+
+
+async def test_retired_replica_that_becomes_a_learner_is_connected(nodes: Nodes) -> None:
+    node = await nodes.make(spares=1)
+    states = {"learner": "standby", "retired": "retired", "observer": "observer"}
+    for version, (role, state) in enumerate(states.items()):
+        await call(node, "POST", "/roles", roles_body(version, g4=role))
+        await until(partial(in_state, node, state), state)
+
+
+def in_state(node: Node, state: str) -> bool:
+    """Return whether g4 is in this state, and connected unless it is retired."""
+    connected = bool(node.agents[3].connections)
+    return node.state("g4") == state and connected == (state != "retired")
+
+
+async def test_differences_of_an_observer_are_streamed(nodes: Nodes) -> None:
+    node = await nodes.make(spares=1)
+    await call(node, "POST", "/roles", roles_body(0, g4="observer"))
+    await until(lambda: node.state("g4") == "observer", "g4 observes")
+    await node.ask("PUT", "/kv/a", b"1")
+    await until(lambda: node.runner.engine.members[3].compared == 1, "its reply was compared")
+    node.agents[3].mode = "lies"
+    async with await HttpClient.open_unix(node.control_path) as client:
+        stream = await Events.open(client, 0, "differences")
+        await node.ask("PUT", "/kv/a", b"2")
+        found = await stream.next()
+    assert (found["replica"], found["role"], found["kind"]) == ("g4", "observer", "reply")
+    assert b"PUT /kv/a" in b64decode(found["request"])
+    assert b64decode(found["released"]) != b64decode(found["other"])
+    assert found["sizes"] == [len(b64decode(found[name])) for name in PARTS]
+    assert found["behind"] >= 0
+    replica = (await call(node, "GET", "/status")).json["replicas"][3]
+    assert (replica["compared"], replica["differed"]) == (2, 1)
+    assert (await call(node, "GET", "/status")).json["counters"]["masked"] == 0
+
+
 async def test_events_start_after_the_given_id_and_continue(nodes: Nodes) -> None:
     node = await nodes.make()
-    last = node.runner.incidents.kept[-1].id
+    last = node.runner.reports.incidents.kept[-1].id
     async with (
         await HttpClient.open_unix(node.control_path) as first,
         await HttpClient.open_unix(node.control_path) as second,
@@ -146,6 +230,13 @@ async def test_drain_waits_for_requests_under_way(nodes: Nodes) -> None:
         ("POST", "/replicas/g9/expel", b"", 404),
         ("GET", "/drain", b"", 405),
         ("POST", "/status", b"", 405),
+        ("GET", "/roles", b"", 405),
+        ("POST", "/roles", b"", 400),
+        ("POST", "/roles", b'{"version": "x", "roles": {}}', 400),
+        ("POST", "/roles", b'{"version": 0, "roles": {"g1": 5}}', 400),
+        ("POST", "/roles", b'{"version": 0, "roles": {"g1": "king"}}', 404),
+        ("POST", "/roles", b'{"version": 0, "roles": {"g9": "voter"}}', 404),
+        ("GET", "/differences?since=x", b"", 400),
         ("GET", "/events?since=abc", b"", 400),
         ("GET", "/events?since=-1", b"", 400),
         ("POST", "/replicas/g1/expel", b"not json", 400),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -12,15 +16,20 @@ from guests.protocol import wire
 from guests.protocol.message import Reply, Request, encode_request
 from guests.service import Context
 from guests.services.kv import KeyValue
+from tests.errors import raises
 from tests.voter.conftest import Nodes
-from tests.voter.node import Node
+from tests.voter.node import Node, configure
 from tests.waiting import until
+from voter.address import connect
 from voter.client.errors import OutcomeUnknown
 from voter.config import parse
 from voter.core import events as ev
+from voter.core.entries import RoleChange
 from voter.core.events import Fail, Failure, Release
+from voter.core.resume import Past
 from voter.errors import ConfigError
-from voter.runner import LARGEST, Result
+from voter.journal import Directory, Journal, open_journal
+from voter.runner import LARGEST, Clock, Result, Runner
 
 PUT = encode_request("PUT", "/kv/a", [], b"1")
 
@@ -30,6 +39,34 @@ def submit(node: Node, request: bytes, caller: bytes = b"test") -> list[Result]:
     results: list[Result] = []
     node.runner.submit(request, caller, False, results.append)
     return results
+
+
+async def test_journal_whose_voters_are_not_configured_is_refused(scratch: Path) -> None:
+    entry = RoleChange(9, 1, {"g1": "voter", "g2": "retired", "g3": "voter", "g4": "voter"}, "")
+    async with open_runner(scratch) as (runner, journal):
+        with raises("TV0240", match="the journal says that g4 votes"):
+            runner.begin(journal, Past(entries=[entry]), None)
+
+
+@asynccontextmanager
+async def open_runner(directory: Path) -> AsyncIterator[tuple[Runner, Journal]]:
+    """Give a runner before three replicas that is not running, and an empty journal."""
+    clock = Clock(time.monotonic, time.time_ns)
+    config = configure(["unix:/nowhere"] * 3)
+    journal, _ = await open_journal(
+        Directory(directory / "journal"),
+        node="n",
+        vote="2/3",
+        durability="fsync",
+        segment_size=8 << 20,
+        random64=lambda: secrets.randbits(64),
+        on_synced=lambda _: None,
+        on_full=lambda full, reason: None,
+    )
+    try:
+        yield Runner(config, clock, connect, lambda: secrets.randbits(64), secret=b"s"), journal
+    finally:
+        await journal.close()
 
 
 async def test_pipelined_requests_are_ordered_and_checkpointed(nodes: Nodes) -> None:
@@ -185,7 +222,7 @@ async def test_an_observer_that_always_dissents_does_not_fill_the_log(nodes: Nod
         for number in range(100):
             await client.request("PUT", "/kv/a", b"%d" % number)
     await until(lambda: node.runner.counters["dissents"] > 50)
-    assert len([i for i in node.runner.incidents.kept if i.reason == "dissent"]) < 10
+    assert len([i for i in node.runner.reports.incidents.kept if i.reason == "dissent"]) < 10
 
 
 # ---------------------------------------------------------------- effects

@@ -4,7 +4,7 @@ A checkpoint is a state whose digest m replicas voted for at one sequence number
 three steps, at most one checkpoint at a time (Marker):
 
 1. A marker takes a sequence number.  All live replicas send the digest of their state at it.  If
-   the log is worth it, one replica, the *keeper*, keeps that state.  The digests are voted on like
+   the log is worth it, one voter, the *keeper*, keeps that state.  The digests are voted on like
    replies, so a replica with a damaged state is found even if no reply shows the damage.
 2. Once the digest is voted, and the keeper has sent the same one, its state is fetched piece by
    piece.  Which replica gives it does not matter: the state must hash to the voted digest.
@@ -36,7 +36,7 @@ from voter.core.membership import Membership
 from voter.core.order import Checkpoint, OrderLog
 from voter.core.poll import Poll
 from voter.core.polls import Polls
-from voter.core.replica import Replica, State
+from voter.core.replica import Replica, Role, State
 
 __all__ = ["Checkpoints", "Marker"]
 
@@ -97,9 +97,15 @@ class Checkpoints:
         """Place a marker, unless digests of the last one are still to come.
 
         A replica makes one digest at a time.  If the last one is ``late``, the new one replaces it.
+        A replica that is no voter delays no marker: while it makes a digest, it gets no other one.
         """
-        if not late and any(replica.markers for replica in self.members):
+        members = self.members
+        busy = [replica for replica in members if replica.markers]
+        if not late and any(replica.role is Role.VOTER for replica in busy):
             return
+        free = tuple(
+            i for i in members.live if members[i].role is Role.VOTER or not members[i].markers
+        )
         self.requests = 0
         self.last = self.time.now
         self.last_size = self.journal.reclaimable
@@ -114,11 +120,11 @@ class Checkpoints:
         self.polls.add(poll)
         size = len(self.log.checkpoint.state) + self.log.bytes  # the state is hardly larger
         deadline = self.time.now + self.limits.digest + size / self.limits.restore_rate
-        for index in self.members.live:
-            self.members[index].markers.append((seq, deadline))
-        poll.expect(self.members.live_mask, len(self.members.live))
-        self.members.followers.push()
-        self.effects.append(Mark(self.members.live, seq, keeper))
+        for index in free:
+            members[index].markers.append((seq, deadline))
+        poll.expect(sum(1 << index for index in free), len(free))
+        members.followers.push()
+        self.effects.append(Mark(free, seq, keeper))
 
     def drop(self, poll: Poll) -> None:
         """Abandon a marker whose vote is lost; make another one due after a pause.
@@ -224,6 +230,8 @@ class Checkpoints:
             reserved=max(self.journal.reserved, marker.seq),
             suspects=[replica.name for replica in self.members if replica.suspect],
             sessions=self.dedup.export(),
+            roles_version=self.members.roles_version,
+            roles=self.members.roles if self.members.roles_version else {},
         )
         self.effects.append(Checkpointed(base, event.state))
         return True

@@ -18,7 +18,9 @@ of effects.  A part uses those above it in this table, never those below it.  A 
 ``Checkpoints``        the marker under way, its keeper and fetch; when the next one is due
 ``Suspects``           reads that may kill or hang replicas, and which of them is tried alone
 ``Throttle``           writes held back for a learner
+``Comparisons``        winning replies that replicas without a vote have still to answer
 ``Incarnations``       how replicas join, catch up and end (state: in each ``Replica``)
+``RoleTable``          how replicas get another role (state: in ``Replica`` and ``Membership``)
 ``Intake``             how a request gets its sequence number; whether the node drains
 =====================  ======================================================================
 
@@ -35,13 +37,14 @@ ARCHITECTURE.md lists the promises that the engine keeps; each is tested by name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from guests.protocol.wire import WireError, count_replies, decode_replies
 from voter.core import events as ev
 from voter.core.batch import Batch
 from voter.core.checkpoints import Checkpoints
+from voter.core.comparisons import Comparisons
 from voter.core.dedup import DedupTable
 from voter.core.engine_time import ClockChange, EngineTime
 from voter.core.entries import ClockStep, Settled
@@ -51,13 +54,14 @@ from voter.core.incarnations import Incarnations
 from voter.core.intake import NOT_KEPT, Intake
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
-from voter.core.membership import Membership
+from voter.core.membership import Membership, make_replicas
 from voter.core.order import TAG_SIZE, OrderLog, tag
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
-from voter.core.replica import Replica, State
+from voter.core.replica import Replica, Role, State
 from voter.core.resume import Past, resume
+from voter.core.roles import RoleTable
 from voter.core.suspects import Suspects
 from voter.core.throttle import Throttle
 from voter.core.vote import LOST, PENDING, WON, Policy, count
@@ -81,23 +85,22 @@ class Engine:
         *,
         secret: bytes,
         limits: Limits | None = None,
-        observers: frozenset[str] = frozenset(),
+        roles: Mapping[str, Role] | None = None,
         journaled: bool = False,
         follow: bool = False,
     ) -> None:
         """Wire the parts.
 
+        ``roles``: of a new journal, by name (a voter if not given).  Later the journal's count.
         ``secret``: up to 64 bytes that key the hash of the history (and so the seeds).
         ``journaled``: emit Append effects, and wait for Synced events.
         ``follow``: send orders to m replicas first, and to the others in batches.
         Raises ValueError if the number of replicas that vote is not the policy's n.
         """
-        if len(names) - len(observers) != policy.of or len(set(names)) != len(names):
-            raise ValueError(f"vote {policy} needs {policy.of} replicas with different names")
         limits = self.limits = limits or Limits()
         effects = self._effects = list[Effect]()
         time = self._time = EngineTime(limits.clock_step)
-        replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
+        replicas = make_replicas(policy, names, roles or {})
         log = self.log = OrderLog(secret)
         journal = self.journal = JournalState(log, effects, enabled=journaled)
         followers = Followers(policy.need, replicas, limits, time, effects, enabled=follow)
@@ -111,9 +114,12 @@ class Engine:
             limits, time, log, journal, members, polls, dedup, effects
         )
         throttle = self.throttle = Throttle(limits)
-        self.incarnations = Incarnations(
-            limits, time, log, journal, members, polls, checkpoints, gate, throttle, effects
-        )
+        comparisons = self.comparisons = Comparisons(time, members, effects)
+        incarnations = self.incarnations = Incarnations(
+            limits, time, log, journal, members, polls, checkpoints, gate, throttle, comparisons,
+            effects,
+        )  # fmt: skip
+        self.roles = RoleTable(limits, journal, members, polls, gate, incarnations, effects)
         suspects = self.suspects = Suspects(time, members)
         self.intake = Intake(
             limits, time, log, journal, members, polls, gate, dedup, throttle, checkpoints,
@@ -132,7 +138,10 @@ class Engine:
         return "draining" if self.intake.draining else self.members.status
 
     def begin(self, past: Past) -> list[Effect]:
-        """Continue from the journal of a voter that ran before.  Call it first, if journaled."""
+        """Continue from the journal of a voter that ran before.  Call it first, if journaled.
+
+        Raises ValueError if the journal's roles do not fit the replicas.
+        """
         resume(past, self.log, self.dedup, self.polls, self.members)
         self.journal.reserve()
         if self.log.time_ns:
@@ -225,6 +234,8 @@ class Engine:
         polls = self.polls
         if batch.winner is not None:
             polls.late_answer(batch)
+            if replica.role is not Role.VOTER:
+                self.comparisons.late_all(replica, batch, payload)
             if tag(payload) != batch.winner:
                 self.incarnations.dissented(replica, batch.find_difference(payload))
             return
@@ -242,6 +253,8 @@ class Engine:
     def _settle_all(self, batch: Batch, winner: bytes, replies: list[bytes]) -> None:
         """Settle a batch, as ``_settle`` does one request."""
         ballots, active = self.polls.settle_batch(batch, winner, replies), self.members.active
+        if batch.sent & self.members.watched:
+            self.comparisons.settled_all(batch, replies, ballots)
         dissent = {i: payload for i, payload in ballots.items() if payload != winner}
         agreed = sum(index in active and index not in dissent for index in ballots)
         journal, dedup = self.journal, self.dedup
@@ -254,7 +267,7 @@ class Engine:
                 if record.once is not None:
                     dedup.settle(record.once, reply, record.seq)
         self.followers.settled(batch.seq, ballots, waiting=self.checkpoints.votes_wait)
-        self.gate.release_all_when_durable(batch, replies, agreed, tuple(dissent))
+        self.gate.release_all_when_durable(batch, replies, agreed, self.members.voters(dissent))
         for index, payload in dissent.items():
             self.incarnations.dissented(self.members[index], batch.find_difference(payload))
 
@@ -276,15 +289,13 @@ class Engine:
         replica.heard_at(self._time.now)
         if poll is None:
             entry = self.log.find(seq)
-            if entry is not None and entry.tag is not None and tag(value) != entry.tag:
-                self.incarnations.dissented(replica, seq)
+            if entry is not None and entry.tag is not None:
+                self.incarnations.compare(replica, seq, entry.record, entry.tag, value)
         elif poll.winner is not None:
             poll.unanswered -= 1
             if not poll.unanswered:
                 del self.polls.open[seq]
-            agrees = tag(value) == poll.winner
-            if not agrees:
-                self.incarnations.dissented(replica, seq)
+            agrees = self.incarnations.compare(replica, seq, poll.record, poll.winner, value)
             if poll.record is None:
                 self.checkpoints.keeper_voted(replica, seq, agrees=agrees)
         else:
@@ -331,7 +342,10 @@ class Engine:
 
         ``winner`` is its tag; ``value`` is None if it was too long to be kept.
         """
+        long_replies = poll.long_replies
         ballots = self.polls.stop_counting(poll, winner)
+        if poll.sent & self.members.watched:
+            self.comparisons.settled(poll, value, ballots, long_replies or {})
         if poll.record is not None:
             self.followers.settled(poll.seq, ballots, waiting=self.checkpoints.votes_wait)
         dissent: list[int] = []
@@ -352,7 +366,7 @@ class Engine:
             if once is not None:
                 self.dedup.settle(once, value, poll.seq)
         if poll.record is not None and value is not None:
-            release = Release(0, poll.seq, value, agreed, tuple(dissent))
+            release = Release(0, poll.seq, value, agreed, self.members.voters(dissent))
             self.gate.release_when_durable(poll, release)
         elif poll.tickets:
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, NOT_KEPT)
@@ -419,26 +433,9 @@ class Engine:
                 self._decide(poll)
             if polls.recount:
                 return
-            if poll.seq in polls.open and poll.winner is None and self._is_held_up(poll):
+            if poll.seq in polls.open and poll.winner is None and self.intake.is_held_up(poll):
                 for ticket in self._order_again(poll):
                     polls.tickets[ticket].retried = True
-
-    def _is_held_up(self, poll: Poll) -> bool:
-        """Whether one silent replica can delay a read although others could answer it.
-
-        The others became active after the read was ordered, so they do not have it, and at most m
-        replicas do.  (A write is sent to them from the log.)  Such a read is ordered again, but
-        only once: a replica that comes and goes must not delay it for ever.
-        """
-        members = self.members
-        have = sum(poll.sent >> index & 1 for index in members.active)
-        return (
-            poll.record is not None
-            and poll.record.read_only
-            and not poll.retried
-            and have <= members.policy.need < len(members.active)
-            and self.intake.find_problem(read_only=True) is None
-        )
 
     # ---------------------------------------------------- checkpoints and time
 
@@ -474,6 +471,7 @@ class Engine:
         ev.SubmitAll: _submit_all,
         ev.Cancel: lambda engine, event: engine.intake.cancel(event),
         ev.OpenSession: lambda engine, event: engine.intake.open_session(event),
+        ev.ChangeRoles: lambda engine, event: engine.roles.change(event),
         ev.Drain: lambda engine, event: engine.intake.drain(event),
         ev.Synced: lambda engine, event: engine.gate.sync(event),
         ev.Full: lambda engine, event: engine.journal.set_full(event),

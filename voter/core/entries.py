@@ -10,11 +10,11 @@ import msgspec
 
 __all__ = [
     "FORMAT", "OLDEST_FORMAT", "Base", "ClockStep", "Entry", "Kept", "MembershipChange", "Once",
-    "Opened", "Record", "ScopeBase",
+    "Opened", "Record", "RoleChange", "ScopeBase",
     "SequenceReservation", "Settled", "Void",
 ]  # fmt: skip
 
-FORMAT, OLDEST_FORMAT = 3, 2
+FORMAT, OLDEST_FORMAT = 4, 2
 """Version of the journal: of all structs here, and of its files (``voter.journal.format``); and the
 oldest version that this voter reads."""
 
@@ -100,7 +100,29 @@ class ClockStep(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
     step_ns: int
 
 
-Entry = Record | Settled | Void | Opened | MembershipChange | SequenceReservation | ClockStep
+class RoleChange(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
+    """The replicas got other roles, at sequence number ``seq``.
+
+    ``version`` counts the changes of this journal from 1.  ``roles`` holds the role of every
+    replica by name, also of those whose role did not change.
+    """
+
+    seq: int
+    version: int
+    roles: dict[str, str]
+    reason: str
+
+
+Entry = (
+    Record
+    | Settled
+    | Void
+    | Opened
+    | MembershipChange
+    | SequenceReservation
+    | ClockStep
+    | RoleChange
+)
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -133,3 +155,5 @@ class Base(msgspec.Struct, frozen=True, array_like=True):
     reserved: int = 0
     suspects: list[str] = []
     sessions: list[ScopeBase] = []
+    roles_version: int = 0  # 0: the roles were never changed
+    roles: dict[str, str] = {}

@@ -12,15 +12,13 @@ import msgspec
 from voter.core.entries import Base, Entry, Once, Record
 
 __all__ = [
-    "Answered", "AnsweredAll", "Append", "Cancel", "Changed", "Checkpointed", "ClockChanged",
-    "Digested", "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch",
-    "FetchFailed",
-    "Fetched", "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping",
-    "ProtocolViolation", "Push", "Readmit", "RefusedOrder", "Release", "ReleaseAll",
-    "ReplicaAnswer",
-    "ReplicaEvent",
-    "Restore", "Restored", "Send", "SendAll", "SessionOpened", "Submit", "SubmitAll", "Synced",
-    "Tick", "Voided",
+    "Answered", "AnsweredAll", "Append", "Cancel", "ChangeRoles", "Changed", "Checkpointed",
+    "ClockChanged", "Differed", "Digested", "Disconnect", "Drain", "Effect", "Event", "Expel",
+    "Fail", "Failure", "Fetch", "FetchFailed", "Fetched", "Full", "Greeted", "Heard", "Lost",
+    "Mark", "OpenSession", "Piece", "Ping", "ProtocolViolation", "Push", "Readmit",
+    "RefusedOrder", "Release", "ReleaseAll", "ReplicaAnswer", "ReplicaEvent", "Restore",
+    "Restored", "RoleAssigned", "RolesChanged", "RolesRefused", "Send", "SendAll",
+    "SessionOpened", "Submit", "SubmitAll", "Synced", "Tick", "Voided",
 ]  # fmt: skip
 
 
@@ -181,6 +179,19 @@ class Expel(Event, frozen=True, gc=False):
     reason: str
 
 
+class ChangeRoles(Event, frozen=True, gc=False):
+    """The supervisor changes roles: those of the replicas in ``roles``, by name.
+
+    ``version``: the change applies only to the table with this version.  Answered by RolesChanged
+    once the change is durable, or by RolesRefused.
+    """
+
+    ticket: int
+    version: int
+    roles: dict[str, str]
+    reason: str
+
+
 class Drain(Event, frozen=True, gc=False):
     """The operator or supervisor wants no new requests to be ordered."""
 
@@ -322,6 +333,51 @@ class Changed(Effect, frozen=True, gc=False):
     after: str
     reason: str
     seq: int
+
+
+class RoleAssigned(Effect, frozen=True, gc=False):
+    """A replica has another role from now on.  The connection of a retired one must end."""
+
+    replica: int
+    before: str
+    after: str
+    reason: str
+    seq: int
+
+
+class RolesChanged(Effect, frozen=True, gc=False):
+    """Report that a change of roles is durable: it was made at ``seq`` (0: there was none)."""
+
+    ticket: int
+    version: int
+    seq: int
+
+
+class RolesRefused(Effect, frozen=True, gc=False):
+    """Report that a change of roles was not made, and why.
+
+    ``problem``: ``not-found`` (no such replica or role), ``stale-roles`` (the table has another
+    version), ``roles`` (impossible) or ``not-executed`` (the journal cannot take it now).
+    """
+
+    ticket: int
+    problem: str
+    detail: str
+
+
+class Differed(Effect, frozen=True, gc=False):
+    """A reply of a replica that is no voter differs from the released one, or its digest does.
+
+    ``released``: None if it is no longer kept, and ``other`` likewise.  ``request``: empty for a
+    digest.  ``behind``: seconds from the vote's end to the replica's reply; 0 if it was first.
+    """
+
+    replica: int
+    seq: int
+    request: bytes
+    released: bytes | None
+    other: bytes | None
+    behind: float
 
 
 class Voided(Effect, frozen=True, gc=False):

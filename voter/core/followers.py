@@ -5,6 +5,9 @@ order goes to m electors at once: they are *ahead*, and settle the vote alone if
 other live replicas *follow*.  The link of a follower holds its orders, and everything that it is
 sent stays in order.  So to the vote, a follower is a replica behind a slower link.
 
+A replica that is no voter by role (roles.py) always follows, also where processors are plenty: it
+must not slow the voters down.
+
 What is held is pushed to all followers (Push)
 
 - after HOLD_MOST orders or HOLD_BYTES, and HOLD_TIME after the oldest of them;
@@ -30,7 +33,7 @@ from math import inf
 from voter.core.engine_time import EngineTime
 from voter.core.events import Effect, Push
 from voter.core.limits import Limits
-from voter.core.replica import Replica
+from voter.core.replica import Replica, Role
 
 __all__ = ["HOLD_MOST", "HOLD_TIME", "Followers"]
 
@@ -59,7 +62,7 @@ STEP = 1.1
 class Followers:
     """Which live replicas follow, and what is held for them.
 
-    ``need``: how many electors are ahead.  ``enabled``: whether replicas follow at all.
+    ``need``: how many electors are ahead.  ``enabled``: whether voters follow, too.
     """
 
     need: int
@@ -92,6 +95,10 @@ class Followers:
         self._active, self._live = active, live
         if self.enabled:
             self._choose(sorted(active, key=self._rank))
+        else:
+            self.push()
+            roles = [(index, self.replicas[index].role) for index in live]
+            self.later = tuple(index for index, role in roles if role is not Role.VOTER)
 
     def _rank(self, index: int) -> tuple[bool, bool, int]:
         return self._is_late(index), index not in self.ahead, index
@@ -115,7 +122,7 @@ class Followers:
 
     def rotate_if_due(self) -> None:
         """Let other replicas go ahead, if that is due, before a new order is sent."""
-        if not self.later:
+        if not self.later or not self.enabled:
             return
         lasted = self.time.now - self._rotated
         if self._orders < ROTATE_ORDERS and lasted < ROTATE_TIME:
@@ -194,7 +201,7 @@ class Followers:
         if now < self.due:
             return
         self.push()
-        if self._waiting and now >= self._progress + self._patience:
+        if self.enabled and self._waiting and now >= self._progress + self._patience:
             self._progress = now
             slow = [self.replicas[index] for index in self.ahead if self.replicas[index].requests]
             if slow:
@@ -214,7 +221,7 @@ class Followers:
         self._usual *= STEP if took > self._usual else 1 / STEP
         self._usual = min(max(self._usual, LATE_LEAST / LATE), HOLD_TIME / LATE)
         self._progress, self._waiting = self.time.now, waiting
-        if took >= LATE_LEAST and 0 < self._since <= seq:
+        if self.enabled and took >= LATE_LEAST and 0 < self._since <= seq:
             for index in self.ahead:
                 if index not in ballots:
                     self._demote(index, seq)

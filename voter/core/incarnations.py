@@ -7,8 +7,9 @@ claims.
 If the log continues from there, the replica keeps its state and becomes a LEARNER.  Otherwise it
 gets the checkpoint (RESTORING), proves by its digest that it holds it, and becomes a LEARNER then.
 The voter sends a learner the log in a bounded window.  At the end of the log it goes *live*: it
-gets each request as it is ordered.  Once it has answered all writes logged before that, it is
-admitted, and its ballots count.
+gets each request as it is ordered.  Once it has answered all writes logged before that, it has
+caught up.  From then on a voter's ballots count; the replies of learners and observers by role are
+compared.  A change of roles moves a replica that has caught up to another state (``assigned``).
 
 **Who may not keep its state.**  A suspect replica: its state may be damaged.  A replica that may
 have applied a write that was voided since.  A replica that has applied a write whose poll is not
@@ -22,6 +23,7 @@ fresh incarnation may come back.  Its ballots are discarded in both cases (polls
 may be the cause.  So they are sent one at a time when they are replayed.  If m replicas are lost
 again, each with the same write alone under way, that write is voided: all replicas skip it from
 then on.  Every replica that may have applied it is ended too, and restored from the checkpoint.
+Only losses of voters count.
 """
 
 from __future__ import annotations
@@ -31,17 +33,18 @@ from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
+from voter.core.comparisons import Comparisons
 from voter.core.engine_time import EngineTime
-from voter.core.entries import Void
+from voter.core.entries import Record, Void
 from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
 from voter.core.membership import Membership
-from voter.core.order import LogEntry, OrderLog
+from voter.core.order import LogEntry, OrderLog, tag
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
-from voter.core.replica import Cause, Replica, State
+from voter.core.replica import CAUGHT_UP, Cause, Replica, Role, State
 from voter.core.throttle import Throttle
 
 __all__ = ["Incarnations"]
@@ -60,6 +63,7 @@ class Incarnations:
     checkpoints: Checkpoints
     gate: ReleaseGate
     throttle: Throttle
+    comparisons: Comparisons
     effects: list[Effect]
 
     # ---------------------------------------------------------------- joining
@@ -67,6 +71,9 @@ class Incarnations:
     def greet(self, event: ev.Greeted) -> None:
         """Begin an incarnation: continue it from the log, or from the checkpoint."""
         replica = self.members[event.replica]
+        if replica.role is Role.RETIRED:
+            self.effects.append(Disconnect(replica.index, "retired"))
+            return
         self.end(replica, Cause.GONE, "connected again", replica.cursor, disconnect=False)
         if replica.state is State.EXPELLED and not event.fresh:
             self.effects.append(Disconnect(replica.index, "expelled, and not a fresh start"))
@@ -160,12 +167,31 @@ class Incarnations:
                 self.feed(replica)
 
     def _admit(self, replica: Replica) -> None:
-        """Let the ballots of a learner count from now on (an observer's are only compared)."""
-        seq = self.journal.take_seq()
-        if replica.observer:
-            self.members.change(replica, Cause.OBSERVING, "observes", seq)
-        else:
+        """Let a replica that has caught up do what its role says."""
+        self._take_role(replica, self.journal.take_seq())
+
+    def _take_role(self, replica: Replica, seq: int) -> None:
+        """Move a replica that has caught up to the state of its role."""
+        if replica.role is Role.VOTER:
             self.members.change(replica, Cause.ADMITTED, "votes", seq)
+        elif replica.role is Role.LEARNER:
+            self.members.change(replica, Cause.STANDING_BY, "caught up", seq)
+        else:
+            self.members.change(replica, Cause.OBSERVING, "observes", seq)
+        self.polls.recount |= replica.role is Role.VOTER
+        self.members.refresh()
+
+    def assigned(self, replica: Replica, seq: int) -> None:
+        """Move a replica that has got another role, at ``seq``, to the state that follows."""
+        if replica.role is Role.RETIRED:
+            if replica.epoch:
+                self.end(replica, Cause.RETIRED, "retired", seq)
+            else:
+                self.members.change(replica, Cause.RETIRED, "retired", seq)
+        elif replica.state is State.RETIRED:
+            self.members.change(replica, Cause.ASSIGNED, "not connected yet", seq)
+        elif replica.state in CAUGHT_UP:
+            self._take_role(replica, seq)
             self.polls.recount = True
         self.members.refresh()
 
@@ -198,13 +224,24 @@ class Incarnations:
             replica.suspect = True
             self.members.change(replica, Cause.EXPELLED, event.reason, 0)
 
+    def compare(
+        self, replica: Replica, seq: int, record: Record | None, right: bytes, value: bytes
+    ) -> bool:
+        """Return whether a late reply (or digest) has the winning tag; if not, it is a dissent."""
+        agrees = tag(value) == right
+        if replica.role is not Role.VOTER:
+            self.comparisons.late(replica, seq, record, right, value)
+        if not agrees:
+            self.dissented(replica, seq)
+        return agrees
+
     def dissented(self, replica: Replica, seq: int) -> None:
         """Expel a replica whose answer differs from the majority's.
 
-        Only report it if one reply wins, or if the replica is an observer.
+        Only report it if one reply wins, or if the replica is an observer by role.
         """
         replica.dissents += 1
-        if self.members.policy.compares and not replica.observer:
+        if self.members.policy.compares and replica.role is not Role.OBSERVER:
             self.expel(replica, "dissent", seq)
         else:
             state = str(replica.state)
@@ -230,7 +267,8 @@ class Incarnations:
             under_way = self._end_one(replica, cause, reason, seq)
             if disconnect:
                 self.effects.append(Disconnect(replica.index, reason))
-            if cause is Cause.GONE and (poll := self._attribute_loss(replica, under_way)):
+            counts = cause is Cause.GONE and replica.role is Role.VOTER
+            if counts and (poll := self._attribute_loss(replica, under_way)):
                 reason, seq = "may have applied a write that was voided", poll.seq
                 applied = [other for other in self.members if poll.sent >> other.index & 1]
                 for other in applied:
@@ -324,7 +362,8 @@ class Incarnations:
             elif not waits and silent > limits.ping:
                 replica.pinged = True
                 self.effects.append(Ping(replica.index))
-        self.throttle.update(now, behind)
+        voters = [replica.index for replica in self.members if replica.role is Role.VOTER]
+        self.throttle.update(now, behind, self.log.writes, voters)
 
     def watch_checkpoint(self, gap: float) -> None:
         """End replicas whose digest or state is overdue; place a marker if one is due."""

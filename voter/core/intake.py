@@ -237,6 +237,23 @@ class Intake:
             return Failure.OVERLOAD, _LOG_FULL, 0.0
         return None
 
+    def is_held_up(self, poll: Poll) -> bool:
+        """Whether one silent replica can delay a read although others could answer it.
+
+        The others became active after the read was ordered, so they do not have it, and at most m
+        replicas do.  (A write is sent to them from the log.)  Such a read is ordered again, but
+        only once: a replica that comes and goes must not delay it for ever.
+        """
+        members = self.members
+        have = sum(poll.sent >> index & 1 for index in members.active)
+        return (
+            poll.record is not None
+            and poll.record.read_only
+            and not poll.retried
+            and have <= members.policy.need < len(members.active)
+            and self.find_problem(read_only=True) is None
+        )
+
     def cancel(self, event: ev.Cancel) -> None:
         """Forget a client that no longer waits; what was ordered stays ordered."""
         self.throttle.cancel(event.ticket)
@@ -262,7 +279,7 @@ class Intake:
         now = self._agreed_time()
         self.dedup.open(session, event.caller, now)
         self.journal.append(Opened(session, event.caller, now))
-        self.gate.open_when_durable(ev.SessionOpened(event.ticket, session))
+        self.gate.report_when_durable(ev.SessionOpened(event.ticket, session))
 
     def drain(self, _event: ev.Drain) -> None:
         """Order nothing new from now on."""

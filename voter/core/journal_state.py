@@ -9,7 +9,8 @@ Three rules follow from that:
 1. A reply is released once the journal is durable up to the last write ordered before it, itself
    included (``Poll.needed_position``).  That holds for a read too: what it saw must not vanish with
    the host's power.  Until then the reply waits in ReleaseGate, and a retry joins it there.
-2. A write that is voided waits for its Void entry, and so does all that was ordered after it.
+2. A write that is voided waits for its Void entry, and so does all that was ordered after it.  A
+   change of roles likewise holds back all that is not settled yet.
 3. A sequence number is used once, although reads and markers take numbers and are not journaled.
    So numbers are reserved in blocks by an entry (SequenceReservation), and the engine uses only
    those whose reservation is durable.  After a restart the order resumes after the last block.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from math import inf
 
-from voter.core.entries import Entry, Record, SequenceReservation, Settled, Void
+from voter.core.entries import Entry, Record, RoleChange, SequenceReservation, Settled, Void
 from voter.core.events import Append, Effect, Full
 from voter.core.order import OrderLog
 
@@ -41,7 +42,7 @@ class JournalState:
         self._effects = effects
         self.enabled = enabled
         self.position = 0  # entries appended
-        self.last_write = 0  # position of the last write or void
+        self.last_write = 0  # position of the last write, void or change of roles
         self.synced = 0 if enabled else inf  # durable up to this position
         self.full = ""  # why no write can be journaled; empty if it can
         self.other_bytes = 0  # of entries that are not writes, since the last checkpoint
@@ -65,7 +66,7 @@ class JournalState:
                 self.other_bytes += ENTRY_BYTES + len(entry.reply or b"")
             else:
                 self.other_bytes += ENTRY_BYTES
-                if isinstance(entry, Void):
+                if isinstance(entry, Void | RoleChange):
                     self.last_write = self.position
 
     def reserve(self) -> None:

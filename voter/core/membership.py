@@ -1,8 +1,10 @@
-"""Membership: the replicas of a node, their states, and who counts.
+"""Membership: the replicas of a node, their roles and states, and who counts.
 
-A replica is an *elector* while it is ACTIVE: only electors' ballots count.  It is *live* while it
-gets each request as it is ordered: electors, learners that have caught up with the log, observers.
-The two sets are computed when a replica changes, and only read on the hot path.
+A replica is an *elector* while it is ACTIVE, which only voters by role are: only electors' ballots
+count.  It is *live* while it gets each request as it is ordered: electors, replicas that have
+reached the end of the log, and those that are only compared.  The live ones that are no voters by
+role are *watched* (comparisons.py).  These sets are computed when a replica changes, and only read
+on the hot path.
 
 Every change of state goes through ``change``, which reports it (Changed) and journals it
 (MembershipChange).  The journal must hold which replicas are suspect, since a suspect replica may
@@ -13,7 +15,7 @@ checkpoints, and none on a full disk, besides those that make a replica suspect 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from voter.core.batch import Batch
@@ -24,10 +26,26 @@ from voter.core.followers import Followers
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
 from voter.core.poll import Poll
-from voter.core.replica import Cause, Replica, State
+from voter.core.replica import Cause, Replica, Role, State
 from voter.core.vote import Policy
 
-__all__ = ["Membership"]
+__all__ = ["Membership", "make_replicas"]
+
+
+def make_replicas(
+    policy: Policy, names: Sequence[str], roles: Mapping[str, Role]
+) -> tuple[Replica, ...]:
+    """Return the replicas of a new journal, voters if ``roles`` does not say otherwise.
+
+    Raises ValueError if the number of voters is not the policy's n.
+    """
+    replicas = tuple(Replica(index, name) for index, name in enumerate(names))
+    for replica in replicas:
+        replica.begin(roles.get(replica.name, Role.VOTER))
+    voters = sum(replica.role is Role.VOTER for replica in replicas)
+    if voters != policy.of or len(set(names)) != len(names):
+        raise ValueError(f"vote {policy} needs {policy.of} replicas with different names")
+    return replicas
 
 
 @dataclass
@@ -44,6 +62,8 @@ class Membership:
     active: tuple[int, ...] = ()
     live: tuple[int, ...] = ()
     live_mask: int = 0  # the live replicas as a bit mask
+    watched: int = 0  # the live replicas that are no voters, as a bit mask
+    roles_version: int = 0  # changes of roles so far (roles.py)
     changes: int = 0  # journaled since the last checkpoint
 
     def __iter__(self) -> Iterator[Replica]:
@@ -57,7 +77,18 @@ class Membership:
         self.active = tuple(r.index for r in self.replicas if r.state is State.ACTIVE)
         self.live = tuple(r.index for r in self.replicas if r.live)
         self.live_mask = sum(1 << index for index in self.live)
+        others = [r.index for r in self.replicas if r.live and r.role is not Role.VOTER]
+        self.watched = sum(1 << index for index in others)
         self.followers.choose(self.active, self.live)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The table of roles, by name."""
+        return {replica.name: str(replica.role) for replica in self.replicas}
+
+    def voters(self, indices: Iterable[int]) -> tuple[int, ...]:
+        """Return those of these replicas that are voters by role."""
+        return tuple(index for index in indices if self.replicas[index].role is Role.VOTER)
 
     @property
     def incarnations_ended(self) -> int:
@@ -90,6 +121,23 @@ class Membership:
             self.journal.append(
                 MembershipChange(seq, name, before, replica.state, reason[:200], suspect)
             )
+
+    def load_roles(self, version: int, roles: Mapping[str, str]) -> None:
+        """Give the replicas the roles that a journal holds.
+
+        A replica that the journal does not know is retired if it would vote.  Raises ValueError if
+        a voter of the journal does not exist.
+        """
+        names = {replica.name for replica in self.replicas}
+        for name, role in roles.items():
+            if role == Role.VOTER and name not in names:
+                raise ValueError(
+                    f"the journal says that {name} votes, and there is no such replica"
+                )
+        for replica in self.replicas:
+            role = Role.RETIRED if replica.role is Role.VOTER else replica.role
+            replica.begin(Role(roles.get(replica.name, role)))
+        self.roles_version = version
 
     def checkpointed(self) -> None:
         """Count the journaled changes from zero: a checkpoint replaces all entries before it."""

@@ -94,6 +94,7 @@ class OrderLog:
         self.checkpoint = Checkpoint(0, EMPTY_HISTORY, None, b"")
         self.bytes = 0  # of the entries
         self.voided: list[int] = []  # voided writes, by sequence number
+        self.writes = 0  # added so far
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -148,6 +149,7 @@ class OrderLog:
         entry = LogEntry(record, len(record.request) + len(record.caller) + ENTRY_OVERHEAD)
         self._entries.append(entry)
         self.bytes += entry.size
+        self.writes += 1
         return entry
 
     def void(self, entry: LogEntry) -> Record:

@@ -1,4 +1,4 @@
-"""The release gate: replies and sessions that wait until the journal is durable.
+"""The release gate: replies, sessions and changes of roles that wait until the journal is durable.
 
 ``journal_state.py`` explains why a reply waits.  A retry of its request joins it here.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from voter.core.batch import Batch
-from voter.core.events import Effect, Fail, Release, ReleaseAll, SessionOpened, Synced
+from voter.core.events import Effect, Fail, Release, ReleaseAll, RolesChanged, SessionOpened, Synced
 from voter.core.journal_state import JournalState
 from voter.core.poll import Poll
 from voter.core.polls import Polls
@@ -40,14 +40,14 @@ class _Held(NamedTuple):
 
 @dataclass
 class ReleaseGate:
-    """Releases replies and sessions to clients; holds those that wait for the journal."""
+    """Releases replies and reports to clients; holds those that wait for the journal."""
 
     journal: JournalState
     polls: Polls
     effects: list[Effect]
     replies: dict[int, tuple[Poll, Release]] = field(default_factory=dict)  # by sequence number
     batches: list[_Held] = field(default_factory=list)
-    sessions: list[tuple[int, SessionOpened]] = field(default_factory=list)  # with their positions
+    reports: list[tuple[int, Effect]] = field(default_factory=list)  # others, with their positions
 
     @property
     def pending(self) -> int:
@@ -91,12 +91,12 @@ class ReleaseGate:
             if poll.seq >= seq:
                 poll.needed_position = position
 
-    def open_when_durable(self, opened: SessionOpened) -> None:
-        """Report a session whose entry was appended just now, now or once it is durable."""
+    def report_when_durable(self, report: SessionOpened | RolesChanged) -> None:
+        """Report what was appended to the journal just now, now or once it is durable."""
         if self.journal.position > self.journal.synced:
-            self.sessions.append((self.journal.position, opened))
+            self.reports.append((self.journal.position, report))
         else:
-            self.effects.append(opened)
+            self.effects.append(report)
 
     def sync(self, event: Synced) -> None:
         """Release all that waited for a position up to which the journal is durable now."""
@@ -108,8 +108,8 @@ class ReleaseGate:
             self.release_when_durable(poll, release)
         while self.batches and self.batches[0].batch.needed_position <= synced:
             self.effects.append(ReleaseAll(self.batches.pop(0).releases()))
-        self.effects += [opened for position, opened in self.sessions if position <= synced]
-        self.sessions = [waiting for waiting in self.sessions if waiting[0] > synced]
+        self.effects += [report for position, report in self.reports if position <= synced]
+        self.reports = [waiting for waiting in self.reports if waiting[0] > synced]
 
     def fail(self, poll: Poll, failure: str, detail: str) -> None:
         """Report to the clients of a poll that there will be no reply."""

@@ -1,5 +1,9 @@
 """One replica as the engine knows it, and the state machine that it goes through.
 
+A replica has a role and a state.  The role says what it is for: it is an ordered record, and
+changes only when the supervisor asks for it (roles.py).  The state says how far it has come with
+that: it follows from what happens on its link.
+
 ``TRANSITIONS`` holds every legal change of state.  The engine names a cause; a cause that is not
 legal in the present state is a bug, and raises KeyError.
 """
@@ -10,7 +14,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["TRANSITIONS", "Cause", "Replica", "State"]
+__all__ = ["CAUGHT_UP", "TRANSITIONS", "Cause", "Replica", "Role", "State"]
+
+
+class Role(StrEnum):
+    """What a replica is for."""
+
+    VOTER = "voter"  # its ballots count once it is active
+    LEARNER = "learner"  # its replies are compared and not counted; a dissent expels it
+    OBSERVER = "observer"  # the same, but a dissent is only reported
+    RETIRED = "retired"  # the slot is free: nothing is connected
 
 
 class State(StrEnum):
@@ -21,7 +34,13 @@ class State(StrEnum):
     RESTORING = "restoring"  # it is being sent the checkpoint
     LEARNER = "learner"  # it catches up from the log; its ballots do not count yet
     ACTIVE = "active"  # its ballots count
-    OBSERVER = "observer"  # caught up; its replies are compared, never counted
+    STANDBY = "standby"  # a learner by role that has caught up: it may become a voter
+    OBSERVER = "observer"  # an observer by role that has caught up
+    RETIRED = "retired"  # no link, and none is made
+
+
+CAUGHT_UP = (State.ACTIVE, State.STANDBY, State.OBSERVER)
+"""The states of a replica that has answered all writes up to the end of the log once."""
 
 
 class Cause(StrEnum):
@@ -31,14 +50,17 @@ class Cause(StrEnum):
     FOREIGN = "foreign"  # connected with another state: it gets the checkpoint
     RESTORED = "restored"
     ADMITTED = "admitted"
+    STANDING_BY = "standing by"
     OBSERVING = "observing"
     GONE = "gone"  # its link was lost, or it hangs or lags: its state is still trusted
     EXPELLED = "expelled"  # it dissented or violated the protocol
     READMITTED = "readmitted"  # the operator or the supervisor allows it to come back
+    RETIRED = "retired"  # it got this role
+    ASSIGNED = "assigned"  # it got another role
 
 
 _JOINING = (State.RESTORING, State.LEARNER)
-_LINKED = (*_JOINING, State.ACTIVE, State.OBSERVER)
+_LINKED = (*_JOINING, *CAUGHT_UP)
 
 TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.ABSENT, Cause.BEHIND): State.LEARNER,
@@ -49,8 +71,11 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.ABSENT, Cause.READMITTED): State.ABSENT,
     (State.RESTORING, Cause.RESTORED): State.LEARNER,
     (State.LEARNER, Cause.FOREIGN): State.RESTORING,  # the log it was reading is gone
-    (State.LEARNER, Cause.ADMITTED): State.ACTIVE,
-    (State.LEARNER, Cause.OBSERVING): State.OBSERVER,
+    **{(state, Cause.ADMITTED): State.ACTIVE for state in (State.LEARNER, *CAUGHT_UP)},
+    **{(state, Cause.STANDING_BY): State.STANDBY for state in (State.LEARNER, *CAUGHT_UP)},
+    **{(state, Cause.OBSERVING): State.OBSERVER for state in (State.LEARNER, *CAUGHT_UP)},
+    **{(state, Cause.RETIRED): State.RETIRED for state in (State.ABSENT, State.EXPELLED, *_LINKED)},
+    (State.RETIRED, Cause.ASSIGNED): State.ABSENT,
     **{(state, Cause.GONE): State.ABSENT for state in _LINKED},
     **{(state, Cause.EXPELLED): State.EXPELLED for state in (State.ABSENT, *_LINKED)},
 }
@@ -69,12 +94,17 @@ class Replica:
 
     index: int
     name: str
-    observer: bool = False
+    role: Role = Role.VOTER
     state: State = State.ABSENT
     reason: str = "not connected yet"
     incarnation: int = 0
     dissents: int = 0
     incarnations_ended: int = 0
+    # Of a replica that is no voter, since it got its role: how many of its replies were compared
+    # with the released ones, how many of those differed, and the seconds it was behind in total.
+    compared: int = 0
+    differed: int = 0
+    behind: float = 0.0
     suspect: bool = False  # its state may be damaged: do not resume it
     journaled_suspect: bool = False  # the same, as the journal has it
     # What belongs to the link, and is reset with it:
@@ -89,6 +119,12 @@ class Replica:
     restored: bytes | None = None  # voted digest of the state that it was sent last
     heard: float = 0.0  # engine time of the last sign of progress
     pinged: bool = False
+
+    def begin(self, role: Role) -> None:
+        """Begin with this role, before any connection."""
+        retired = role is Role.RETIRED
+        self.role, self.state = role, State.RETIRED if retired else State.ABSENT
+        self.reason = "retired" if retired else "not connected yet"
 
     def reset(self) -> None:
         """Drop all that belonged to the link that has just ended."""

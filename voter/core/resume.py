@@ -3,7 +3,8 @@
 The past is a checkpoint (its state, and the base: all else that must be known at its sequence
 number), and the entries journaled since.  They are replayed in their order into the parts that they
 concern: writes and voids into the log, requests that must be executed once into the deduplication
-table, suspects into the membership.  The order resumes after the last reserved sequence number.
+table, suspects and roles into the membership.  The order resumes after the last reserved sequence
+number.
 
 A write without a Settled entry may have been answered or not, so its poll is open again.  Replicas
 that have applied it are asked to repeat their replies (Incarnations), and a client that retries it
@@ -35,11 +36,15 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: Membership) -> None:
-    """Replay a past into the parts of an engine that has seen no event."""
+    """Replay a past into the parts of an engine that has seen no event.
+
+    Raises ValueError if its roles do not fit the replicas.
+    """
     base = past.base
     log.begin_at(Checkpoint(base.seq, base.history, base.digest, past.state), base.time_ns)
     dedup.load(base.sessions)
     suspects, reserved = set(base.suspects), base.reserved
+    version, roles = base.roles_version, base.roles
     for entry in past.entries:
         if isinstance(entry, entries.Record):
             log.add(entry)
@@ -57,6 +62,9 @@ def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: 
                 dedup.step(entry.step_ns)
         elif isinstance(entry, entries.SequenceReservation):
             reserved = max(reserved, entry.upto)
+        elif isinstance(entry, entries.RoleChange):
+            if entry.version > version:  # else the checkpoint holds it
+                version, roles = entry.version, entry.roles
         elif isinstance(entry, entries.MembershipChange):
             (suspects.add if entry.suspect else suspects.discard)(entry.replica)
         elif (write := log.find(entry.seq)) is None:
@@ -72,5 +80,7 @@ def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: 
         if write.tag is None:
             record = write.record
             polls.add(Poll(record.seq, record, write, size=len(record.request)))
+    if version:
+        members.load_roles(version, roles)
     for replica in members:
         replica.suspect = replica.journaled_suspect = replica.name in suspects

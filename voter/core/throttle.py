@@ -7,13 +7,16 @@ for two, so the gap closes.  A learner that closes it in half a minute throttles
 No learner can stop the node.  ``throttle_floor`` writes a second always pass, and one learner
 causes throttling for ``throttle_time`` seconds at most.  Reads always pass.
 
+A replica that is no voter by role (roles.py) is not needed for any reply, and its virtual machine
+may be slow on purpose.  For those KEEP of the writes of the last second pass in any case.
+
 Writes that are held back have no sequence number yet.  They are ordered first come, first
 served; if that is impossible then, they are refused as not executed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from voter.core.events import Submit
@@ -23,6 +26,8 @@ __all__ = ["Throttle"]
 
 SHARE = 0.5
 """New writes that may pass for each old one that the learner takes."""
+KEEP = 0.8
+"""Part of the usual rate of writes that passes whatever a replica does that is no voter."""
 INTERVAL, SHRINK = 1.0, 1 / 30
 """Seconds within which a gap must have shrunk by this part."""
 
@@ -45,15 +50,26 @@ class Throttle:
         self._limits = limits
         self._gaps: dict[int, _Gap] = {}
         self._credit = 0.0  # writes that may pass
+        self._floor = limits.throttle_floor  # writes a second that always pass now
         self._now = 0.0  # engine time of the last update
+        self._writes = 0  # ordered up to then
+        self._rate = 0.0  # writes a second while nothing is held back, averaged over INTERVAL
         self.on = False
         self.held: dict[int, Submit] = {}  # by the client's ticket
         self.held_bytes = 0
 
-    def update(self, now: float, gaps: Mapping[int, int]) -> None:
-        """Decide again.  ``gaps``: for each learner the writes it has not answered yet."""
+    def update(
+        self, now: float, gaps: Mapping[int, int], writes: int = 0, voters: Collection[int] = ()
+    ) -> None:
+        """Decide again.  ``gaps``: for each learner the writes it has not answered yet.
+
+        ``writes``: ordered so far.  ``voters``: those learners that are voters by role.
+        """
         limits, passed = self._limits, max(0.0, now - self._now)
-        self._now = now
+        if passed and not self.on:
+            weight = min(1.0, passed / INTERVAL)
+            self._rate += weight * ((writes - self._writes) / passed - self._rate)
+        self._now, self._writes = now, writes
         for index in self._gaps.keys() - gaps.keys():
             del self._gaps[index]
         for index, size in gaps.items():
@@ -64,9 +80,13 @@ class Throttle:
                 gap.judged_size, gap.judged_at = size, now
             if self.on and gap.throttled_for < limits.throttle_time:
                 gap.throttled_for += passed
-        was, self.on = self.on, any(self._throttles(gap) for gap in self._gaps.values())
+        slow = [index for index, gap in self._gaps.items() if self._throttles(gap)]
+        was, self.on = self.on, bool(slow)
+        self._floor = limits.throttle_floor
+        if not any(index in voters for index in slow):
+            self._floor = max(self._floor, KEEP * self._rate)
         if self.on:
-            self._add_credit(passed * limits.throttle_floor if was else 0.0)
+            self._add_credit(passed * self._floor if was else 0.0)
         else:
             self._credit = 0.0
 
@@ -78,7 +98,7 @@ class Throttle:
         return gap.slow or gap.throttled_for > 0
 
     def _add_credit(self, writes: float) -> None:
-        self._credit = min(self._credit + writes, max(1.0, self._limits.throttle_floor))
+        self._credit = min(self._credit + writes, max(1.0, self._floor))
 
     def earn(self, index: int) -> None:
         """Let new writes pass for an old one that a learner has taken."""

@@ -21,13 +21,16 @@ urn:trivisor:expectation            417     an Expect other than 100-continue
 urn:trivisor:headers-too-large      431     the headers are over the limit
 urn:trivisor:not-implemented        501     CONNECT: the voter makes no tunnels
 urn:trivisor:version                505     not HTTP/1.0 or HTTP/1.1
-urn:trivisor:not-found              404     (control socket) no such path or replica
+urn:trivisor:not-found              404     (control socket) no such path, replica or role
+urn:trivisor:roles                  409     (control socket) no such change of roles is possible now
+urn:trivisor:stale-roles            409     (control socket) the roles have another version
 urn:trivisor:method                 405     not a method of this reserved path
 =================================== ======= ======================================================
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil, inf
 
 import msgspec
@@ -73,14 +76,23 @@ _STATUSES: dict[int, tuple[str, str, str]] = {
 
 
 def problem(
-    kind: str, code: str, title: str, status: int, detail: str, seq: int = 0, wait: float = 0.0
+    kind: str,
+    code: str,
+    title: str,
+    status: int,
+    detail: str,
+    seq: int = 0,
+    wait: float = 0.0,
+    extra: Mapping[str, object] | None = None,
 ) -> Reply:
     """Return a problem as a reply; without ``seq`` if the request was not ordered.
 
     ``code`` is the error's code, as TV0301.  ``wait``: seconds until a retry can succeed, for 503.
+    ``extra`` holds more members of the document.
     """
     document: dict[str, object] = {"type": f"urn:trivisor:{kind}", "title": title}
     document |= {"status": status, "detail": detail, "code": code} | ({"seq": seq} if seq else {})
+    document |= extra or {}
     headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")]
     if status == 503 and wait < inf:
         headers.append(("retry-after", str(max(RETRY_AFTER, ceil(wait)))))

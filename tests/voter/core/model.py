@@ -17,11 +17,12 @@ from guests.protocol.wire import EMPTY_HISTORY, decode_replies, encode_replies
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
 from voter.core.batch import Batch
+from voter.core.comparisons import KEPT_BYTES
 from voter.core.entries import Record
 from voter.core.events import Effect, Event, Failure
 from voter.core.followers import HOLD_MOST, HOLD_TIME
 from voter.core.poll import Poll
-from voter.core.replica import State
+from voter.core.replica import Role, State
 
 __all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
 
@@ -50,17 +51,23 @@ HANG = 2.0
 
 
 def make_engine(
-    vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0, follow: bool = False
+    vote: str = "2/3",
+    *,
+    limits: Limits | None = None,
+    observers: int = 0,
+    spares: int = 0,
+    follow: bool = False,
 ) -> Engine:
-    """Return an engine with replicas g1 to gn, the last ``observers`` of them observers."""
+    """Return an engine with replicas g1 to gn: voters, then observers, then retired ones."""
     policy = Policy.parse(vote)
-    names = [f"g{number + 1}" for number in range(policy.of + observers)]
+    names = [f"g{number + 1}" for number in range(policy.of + observers + spares)]
+    others = [Role.OBSERVER] * observers + [Role.RETIRED] * spares
     return Engine(
         policy,
         names,
         secret=b"secret",
         limits=limits or Limits(hang=HANG, digest=HANG),
-        observers=frozenset(names[policy.of :]),
+        roles=dict(zip(names[policy.of :], others, strict=True)),
         follow=follow,
     )
 
@@ -281,7 +288,9 @@ class Node:
         self.batched: set[int] = set()  # places of requests that were sent in batches
         self._state = b""  # of the correct service
         # An independent record, to check the engine:
-        self._states: list[str] = [State.ABSENT for _ in self.replicas]
+        self._states: list[str] = [replica.state for replica in engine.members]
+        self.differences: list[ev.Differed] = []
+        self.answers: dict[int, ev.RolesChanged | ev.RolesRefused] = {}  # to changes of roles
         self._values: dict[int, dict[int, bytes]] = {}
         self.tick(0.0)
 
@@ -337,6 +346,8 @@ class Node:
         """Greet a replica that has no link."""
         replica = self.replicas[index]
         assert not replica.epoch
+        if self.engine.members[index].role is Role.RETIRED:
+            return  # its link does not connect
         self.epochs += 1
         replica.epoch = self.epochs
         self.feed(
@@ -350,6 +361,16 @@ class Node:
                 replica.replies_from,
             )
         )
+
+    def change_roles(
+        self, version: int | None = None, /, **roles: str
+    ) -> ev.RolesChanged | ev.RolesRefused | None:
+        """Change roles; return the answer, if it has come."""
+        self.tickets += 1
+        if version is None:
+            version = self.engine.members.roles_version
+        self.feed(ev.ChangeRoles(self.tickets, version, roles, "a test"))
+        return self.answers.get(self.tickets)
 
     def lose(self, index: int) -> None:
         """Cut a link; the replica keeps its state."""
@@ -471,8 +492,12 @@ class Node:
             self.replicas[effect.replica].cut()
         elif isinstance(effect, ev.Changed):
             self._states[effect.replica] = effect.after
-            if effect.after in (State.ABSENT, State.EXPELLED):
+            if effect.after in (State.ABSENT, State.EXPELLED, State.RETIRED):
                 self._void(effect.replica)
+        elif isinstance(effect, ev.RolesChanged | ev.RolesRefused):
+            self.answers[effect.ticket] = effect
+        elif isinstance(effect, ev.Differed):
+            self.differences.append(effect)
         elif isinstance(effect, ev.ReleaseAll):
             for release in effect.releases:
                 self._released(release)
@@ -527,7 +552,8 @@ class Node:
             if value == effect.reply and self._states[index] == State.ACTIVE
         ]
         assert len(agreed) >= self.need, f"released after {values}"
-        others = {index for index, value in values.items() if value != effect.reply}
+        voters = [r.index for r in self.engine.members if r.role is Role.VOTER]
+        others = {index for index in voters if values.get(index, effect.reply) != effect.reply}
         if (
             effect.seq in self.batched
         ):  # a replica that lies in one reply does not agree to the others
@@ -576,7 +602,13 @@ class Node:
         due = dict.fromkeys(expected, 0)
         for replica in engine.members:
             assert replica.outstanding_bytes == sum(size for _, size in replica.outstanding)
-            assert (replica.epoch == 0) == (replica.state in (State.ABSENT, State.EXPELLED))
+            assert (replica.epoch == 0) == (
+                replica.state in (State.ABSENT, State.EXPELLED, State.RETIRED)
+            )
+            assert (replica.role is Role.RETIRED) == (replica.state is State.RETIRED)
+            assert replica.state is not State.ACTIVE or replica.role is Role.VOTER
+            assert replica.state is not State.STANDBY or replica.role is Role.LEARNER
+            assert replica.state is not State.OBSERVER or replica.role is Role.OBSERVER
             for seq, _ in (*replica.outstanding, *replica.markers):
                 if seq in due:
                     due[seq] += 1
@@ -585,6 +617,10 @@ class Node:
             each.winner is None or each.unanswered
             for each in chain[Poll | Batch](polls, batches.values())
         )
+        voters = [replica for replica in engine.members if replica.role is Role.VOTER]
+        assert len(voters) == engine.members.policy.of
+        comparisons = engine.comparisons
+        assert comparisons.kept_bytes == sum(each.size for each in comparisons.kept) <= KEPT_BYTES
         assert set(engine.polls.tickets) <= self.open
         assert engine.members.active == tuple(
             r.index for r in engine.members if r.state is State.ACTIVE
@@ -618,4 +654,5 @@ class Node:
         assert not engine.polls.tickets
         assert engine.polls.unsettled == engine.polls.pending_bytes == engine.polls.reply_bytes == 0
         if engine.members.policy.compares:
-            assert {replica.state for replica in self.replicas} == {self._state}
+            used = [r for r in self.replicas if self._states[r.index] != State.RETIRED]
+            assert {replica.state for replica in used} == {self._state}

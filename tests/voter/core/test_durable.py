@@ -26,7 +26,7 @@ from voter.core.entries import (
 )
 from voter.core.events import Effect, Failure
 from voter.core.journal_state import RESERVED
-from voter.core.replica import State
+from voter.core.replica import Role, State
 from voter.core.resume import Past
 
 LIMITS = Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000)
@@ -34,23 +34,31 @@ DAY = 86_400.0
 START = 10_000 * DAY
 
 
-def make_journaled(past: Past, limits: Limits) -> tuple[Engine, list[Effect]]:
-    names = ["g1", "g2", "g3"]
-    engine = Engine(Policy(2, 3), names, secret=b"secret", limits=limits, journaled=True)
+def make_journaled(past: Past, limits: Limits, spares: int = 0) -> tuple[Engine, list[Effect]]:
+    names = ["g1", "g2", "g3", "g4", "g5"][: 3 + spares]
+    engine = Engine(
+        Policy(2, 3),
+        names,
+        secret=b"secret",
+        limits=limits,
+        roles=dict.fromkeys(names[3:], Role.RETIRED),
+        journaled=True,
+    )
     return engine, engine.begin(past)
 
 
 class DurableNode(Node):
     """A node with a journal in memory: ``entries``, the first ``durable`` of which are synced."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: Limits = LIMITS, *, spares: int = 0) -> None:
+        self.spares = spares
         self.entries: list[Entry] = []
         self.offset = 0  # entries of earlier voters
         self.durable = 0
         self.base, self.kept_state = Base(), b""
         self.sessions: dict[int, bytes] = {}
         self.ahead = START  # seconds from the steady clock to the wall clock
-        engine, effects = make_journaled(Past(), limits)
+        engine, effects = make_journaled(Past(), limits, spares)
         super().__init__(engine)
         for effect in effects:
             self._carry_out(effect)
@@ -102,8 +110,8 @@ class DurableNode(Node):
         self.offset = self.durable = len(self.entries)
         entries = [e for e in self.entries if not self._is_old(e)]
         past = Past(base=self.base, state=self.kept_state, entries=entries)
-        self.engine, effects = make_journaled(past, self.engine.limits)
-        self._states = [State.ABSENT for _ in self.replicas]
+        self.engine, effects = make_journaled(past, self.engine.limits, self.spares)
+        self._states = [replica.state for replica in self.engine.members]
         self.open.clear()
         self._values.clear()
         for effect in effects:

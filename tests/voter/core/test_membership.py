@@ -10,21 +10,23 @@ from tests.voter.core.model import make_engine
 from voter.core.replica import Cause, Replica, State
 
 TABLE = """
-            behind   foreign    restored admitted observing gone    expelled   readmitted
-absent      learner  restoring  -        -        -         -       expelled   absent
-expelled    learner  restoring  -        -        -         -       -          absent
-restoring   -        -          learner  -        -         absent  expelled   -
-learner     -        restoring  -        active   observer  absent  expelled   -
-active      -        -          -        -        -         absent  expelled   -
-observer    -        -          -        -        -         absent  expelled   -
-"""
+          behind  foreign   restored admitted standing-by observing gone   expelled readmitted retired assigned
+absent    learner restoring -        -        -           -         -      expelled absent     retired -
+expelled  learner restoring -        -        -           -         -      -        absent     retired -
+restoring -       -         learner  -        -           -         absent expelled -          retired -
+learner   -       restoring -        active   standby     observer  absent expelled -          retired -
+active    -       -         -        active   standby     observer  absent expelled -          retired -
+standby   -       -         -        active   standby     observer  absent expelled -          retired -
+observer  -       -         -        active   standby     observer  absent expelled -          retired -
+retired   -       -         -        -        -           -         -      -        -          -       absent
+"""  # noqa: E501 - a table
 ROWS = [line.split() for line in TABLE.strip().splitlines()]
 
 
 @pytest.mark.parametrize(("state", "cause"), list(product(State, Cause)))
 def test_replica_move_follows_the_table(state: State, cause: Cause) -> None:
     row = next(row for row in ROWS[1:] if row[0] == state)
-    wanted = row[1 + ROWS[0].index(cause)]
+    wanted = row[1 + ROWS[0].index(cause.replace(" ", "-"))]
     replica = Replica(0, "g1", state=state)
     if wanted == "-":
         with pytest.raises(KeyError):

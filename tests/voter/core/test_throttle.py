@@ -120,3 +120,24 @@ def test_held_write_is_dropped_when_its_client_cancels() -> None:
     node.engine.receive(ev.Submit(900, b"w", b"me"))
     node.engine.receive(ev.Cancel(900))
     assert node.engine.pending == pending
+
+
+def test_replica_without_a_vote_costs_at_most_a_fifth_of_the_writes() -> None:
+    throttle = Throttle(LIMITS)
+    for second in range(1, 20):
+        throttle.update(float(second), {1: 100}, writes=1000 * second, voters=())
+        if throttle.on:
+            break
+    passed = 0
+    for step in range(1, 101):
+        throttle.update(second + step / 100, {1: 100}, writes=1000 * second, voters=())
+        while throttle.spend():
+            passed += 1
+    assert 790 <= passed <= 810
+    throttle.update(second + 1.01, {1: 100, 2: 100}, writes=0, voters=(2,))
+    throttle.update(second + 2.01, {1: 100, 2: 100}, writes=0, voters=(2,))
+    throttle.update(second + 3.01, {1: 100, 2: 100}, writes=0, voters=(2,))
+    passed = 0
+    while throttle.spend():
+        passed += 1
+    assert passed <= LIMITS.throttle_floor, "a voter is needed: it may cost more"

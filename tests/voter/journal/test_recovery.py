@@ -11,15 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import voter.journal.format
+import voter.journal.journal
 from tests.errors import raises
 from tests.voter.journal.disk import Disk, History, Inode, opened
 from voter.core.entries import (
     Base,
+    ClockStep,
     Entry,
     MembershipChange,
     Once,
     Opened,
     Record,
+    RoleChange,
     SequenceReservation,
     Settled,
     Void,
@@ -42,6 +46,8 @@ def one_of_each(history: History) -> list[Entry]:
         Opened(bytes(16), b"caller", 5),
         MembershipChange(7, "g1", "voting", "expelled", "dissent", True),
         SequenceReservation(1000),
+        ClockStep(9, 3),
+        RoleChange(8, 1, {"g1": "voter", "g2": "retired"}, "why"),
     ]
 
 
@@ -479,10 +485,32 @@ async def test_a_journal_of_another_node_or_policy_is_refused(
 async def test_another_version_is_refused() -> None:
     disk, _ = await small()
     identity = disk.inodes["identity.json"].cached
-    identity[:] = identity.replace(b'"format": 3', b'"format": 9')
-    with raises("TV0214", match="format 9, this voter reads formats 2 to 3"):
+    identity[:] = identity.replace(b'"format": 4', b'"format": 9')
+    with raises("TV0214", match="format 9, this voter reads formats 2 to 4"):
         async with opened(disk):
             pass
+
+
+@pytest.mark.parametrize("earlier", [2, 3])
+async def test_journal_of_an_earlier_format_is_continued(
+    monkeypatch: pytest.MonkeyPatch, earlier: int
+) -> None:
+    disk = Disk()
+    with monkeypatch.context() as patch:
+        for module in (voter.journal, voter.journal.format, voter.journal.journal):
+            patch.setattr(module, "FORMAT", earlier)
+        async with opened(disk) as run:
+            made: list[Entry] = [*run.write_records(5, 100)]
+            await run.durable()
+    assert b'"format": %d' % earlier in disk.inodes["identity.json"].cached
+    async with opened(disk) as run:
+        assert run.recovery.entries == made
+        change = RoleChange(99, 1, {"g1": "voter"}, "")
+        run.write(change)
+        await run.durable()
+    assert b'"format": 4' in disk.inodes["identity.json"].cached
+    async with opened(disk) as run:
+        assert run.recovery.entries == [*made, change]
 
 
 async def test_learned_service_is_kept_and_a_lost_identity_is_an_error() -> None:
