@@ -71,10 +71,18 @@ class Responder:
         self._reverting = 0  # sequence number before which the node was reverted last
         self.matches = 0
         self.halted = asyncio.Event()
+        self.told = asyncio.Event()
+        """Set when the match for which the node was halted is reported."""
 
-    async def respond(self, finding: Finding) -> None:
-        """Do what the rule says.  An action that fails is reported, and the monitor goes on."""
+    async def respond(self, finding: Finding, *, inline: bool = False) -> None:
+        """Do what the rule says.  An action that fails is reported, and the monitor goes on.
+
+        ``inline``: the voter has refused the request already, and blocks its client if it must.
+        """
         self.matches += 1
+        if inline and finding.rule.action == "block":
+            await self._tell(finding, "refused and blocked by the voter", None, 0.0)
+            return
         if self._delay:
             await asyncio.sleep(self._delay)  # it is the quantity that is measured
         began = time.monotonic()
@@ -84,6 +92,8 @@ class Responder:
         except (DeployError, OSError) as error:
             outcome, problem = "failed", error
         await self._tell(finding, outcome, problem, time.monotonic() - began)
+        if self.halted.is_set():
+            self.told.set()
 
     async def _act(self, finding: Finding) -> str:
         rule = finding.rule
@@ -93,8 +103,8 @@ class Responder:
             return f"blocked {finding.caller}"
         if rule.action == "crash":
             record = HaltRecord(time=time.time(), rule=rule.name, detail=finding.detail)
-            halt(self._layout, record, self._targets.pidfds)
             self.halted.set()
+            halt(self._layout, record, self._targets.pidfds)
             return "stopped the node"
         if rule.action == "revert":
             return await self._revert(finding)
@@ -133,9 +143,9 @@ class Responder:
                 error_code="TV0787",
             )  # fmt: skip
         self._report({"time": time.time(), **document})
-        if self.halted.is_set():
-            return  # the supervisor takes the node down
         try:
             await call(self._layout.supervisor_socket, "POST", "/monitor", document)
+            if self.halted.is_set():
+                await call(self._layout.supervisor_socket, "POST", "/down")
         except ControlError as error:
             _log.info("the match is not in the node's events", reason=str(error))

@@ -160,6 +160,8 @@ def _misused_in_request(rule: RequestRule) -> Iterator[tuple[str, str]]:
             key,
             f"the voter does not say whose request it asks about: an inline rule has no {key}",
         )
+    if rule.inline and rule.writes is not None:
+        yield "writes", "the voter does not say whether it may write: use `method`"
     if rule.inline and rule.action == "revert":
         yield "action", "a request that is rejected before it is ordered leaves nothing to revert"
     if rule.block_for is not None and rule.action != "block":

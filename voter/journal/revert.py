@@ -7,6 +7,7 @@ one file is the whole step: with it the journal is reverted, without it nothing 
 - *No sequence number is used twice*, and agreed time does not go back.
 - *Exactly once.*  Idempotency-Keys of the checkpoint are kept, so what it holds is not executed
   again.  All native sessions end: their clients get "session-expired" instead of a silent loss.
+- *Roles* stay as they are: which guests run does not go back.
 - *Suspects* are forgotten: whoever reverts restores all guests.
 - The new checkpoint begins a new segment, because what follows does not continue the records
   before it.  What was undone is moved to the history, where `trivisor replay` finds it.
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from voter.core.entries import FORMAT, Base, Opened, Record, SequenceReservation
+from voter.core.entries import FORMAT, Base, Opened, Record, RoleChange, SequenceReservation
 from voter.errors import JournalError
 from voter.journal.files import Files
 from voter.journal.format import CheckpointHead, checkpoint_pieces
@@ -51,6 +52,8 @@ class RevertPlan(msgspec.Struct, frozen=True, kw_only=True):
     lost: int  # writes after the checkpoint
     first_lost: int
     last_lost: int
+    roles_version: int = 0  # the last change of roles; 0: there was none
+    roles: dict[str, str] = {}
 
 
 def plan_revert(directory: Path, before: int) -> RevertPlan:
@@ -71,12 +74,15 @@ def plan_revert(directory: Path, before: int) -> RevertPlan:
         )
     base, _ = reader.load(start)
     seq, time_ns, lost = max(base.seq, base.reserved), base.time_ns, []
+    roles_version, roles = base.roles_version, base.roles
     for entry in reader.entries(start):
         if isinstance(entry, Record):
             lost.append(entry.seq)
             seq = max(seq, entry.seq)
         elif isinstance(entry, SequenceReservation):
             seq = max(seq, entry.upto)
+        elif isinstance(entry, RoleChange):
+            roles_version, roles = entry.version, entry.roles
         if isinstance(entry, Record | Opened):
             time_ns = max(time_ns, entry.time_ns)
     return RevertPlan(
@@ -86,6 +92,8 @@ def plan_revert(directory: Path, before: int) -> RevertPlan:
         lost=len(lost),
         first_lost=lost[0] if lost else 0,
         last_lost=lost[-1] if lost else 0,
+        roles_version=roles_version,
+        roles=roles,
     )
 
 
@@ -150,5 +158,7 @@ def _reverted(base: Base, plan: RevertPlan) -> Base:
         reserved=plan.seq,
         time_ns=max(base.time_ns, plan.time_ns),
         suspects=[],
+        roles_version=plan.roles_version,
+        roles=plan.roles,
         sessions=[scope for scope in base.sessions if scope.scope.startswith(_KEYS)],
     )
