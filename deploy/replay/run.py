@@ -93,7 +93,7 @@ class ReplayReport(msgspec.Struct, kw_only=True):
     matching: int = 0
     matches: list[Match] = []
     callers: dict[str, int] = {}  # matches by caller
-    seconds: float = 0.0  # of executing
+    seconds: float = 0.0  # from the replica's having the checkpoint to the last reply or digest
     live_seconds: float = 0.0  # of agreed time between the first and the last write
     live_peak: int = 0  # most writes in one second of agreed time
 
@@ -140,12 +140,12 @@ class Replay:
         self._careful = 0  # writes up to this one are executed one at a time
         self._deadly: set[int] = set()
         self._ends = 0
+        self._began = 0.0  # when the replica had its first state
         self._second = 0, 0  # the last second of agreed time, and the writes in it
         self._shown = time.monotonic()
 
     async def run(self, replica: Replica) -> ReplayReport:
         """Replay; return the report.  Raises JournalError, DeployError."""
-        began = time.monotonic()
         while True:
             try:
                 await self._run_from(self._passed, replica)
@@ -153,7 +153,7 @@ class Replay:
             except ReplicaEnded as ended:
                 self._note_end(ended, replica)
         report = self.report
-        report.seconds = time.monotonic() - began
+        report.seconds = time.monotonic() - self._began
         report.live_seconds = report.last_time - report.first_time
         return report
 
@@ -161,6 +161,7 @@ class Replay:
         base, state = self._reader.load(start)
         await replica.restore(ev.Restore(0, start.seq, base.history, base.digest or b"", state))
         del state
+        self._began = self._began or time.monotonic()
         writes = _Writes(self._marked(start), start.seq)
         every = self._state_every if self._wants("state") else None
         later = [each for each in self._checkpoints if each.seq > start.seq]

@@ -2,4 +2,6 @@
 
 __all__ = ["EXPERIMENTS"]
 
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {
+    "replay": "faultinject.section3.replay",
+}

@@ -20,7 +20,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -194,6 +194,11 @@ class NodeFixture(Site):
         return f"unix:{self._links[name].voter_side if proxied else direct}"
 
     @property
+    def journal(self) -> Path:
+        """Return the directory of the last voter's journal."""
+        return self._directory / "v" / "journal"
+
+    @property
     def client_address(self) -> str:
         """Return the address where the voter serves clients."""
         return self._voters.native
@@ -231,12 +236,18 @@ class NodeFixture(Site):
         await asyncio.gather(*reverts, return_exceptions=True)
 
     async def start_voter(
-        self, vote: str, *, proxied: Collection[str] = (), journal: bool = False
+        self,
+        vote: str,
+        *,
+        proxied: Collection[str] = (),
+        journal: bool = False,
+        limits: Mapping[str, float] | None = None,
     ) -> MissionVoter:
         """Fork a voter over the first guests of the policy ``vote``.
 
         ``proxied``: guests whose links go through the proxy.  With ``journal`` it can be started
-        again after its death.  Raises OSError, TimeoutError.
+        again after its death.  ``limits``: its limits, instead of the node's.  Raises OSError,
+        TimeoutError.
         """
         if self.function is not None:
             await self.function.renew()
@@ -244,7 +255,7 @@ class NodeFixture(Site):
         self.voter = await self._voters.start(
             vote,
             {name: self.link_address(name, proxied=name in proxied) for name in names},
-            {"hang": self.spec.hang},
+            limits or {"hang": self.spec.hang},
             journal=journal,
             function="" if self.function is None else self.function.address,
         )
