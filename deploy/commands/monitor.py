@@ -84,7 +84,9 @@ def _watch(
     watching = Monitor(layout, rules, report=report, inline=inline)
     asyncio.run(_run(watching, unblock, len(list(rules))))
     if watching.responder.halted.is_set():
-        warn(f"the node was stopped: {layout.halted} says why; remove it to start the node again")
+        warn(
+            f"the node was stopped: {layout.halted} says why; move it away to start the node again"
+        )
     return ExitCode.FAILED if watching.responder.matches else ExitCode.OK
 
 

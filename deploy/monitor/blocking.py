@@ -40,7 +40,7 @@ class BlockList:
         except (OSError, msgspec.MsgspecError) as error:
             raise DeployError(
                 f"{record} cannot be read: {error}",
-                remedy=f"remove it, which blocks nobody any more: rm {record}",
+                remedy="move it away, after which nobody is blocked any more",
                 error_code="TV0786",
             ) from error
 

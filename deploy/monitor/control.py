@@ -46,7 +46,7 @@ async def call(
     path: Path, method: str, target: str, body: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
     """Return the answer.  Raises ControlError."""
-    data = b"" if body is None else json.dumps(body).encode()
+    data = b"" if body is None else json.dumps(body, allow_nan=False).encode()
     try:
         async with asyncio.timeout(CALL_TIMEOUT):
             status, reader, writer = await _open(path, method, target, data)

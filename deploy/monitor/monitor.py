@@ -44,7 +44,6 @@ RETRY = 0.05
 """Seconds before a stream that ended is opened again: a voter restarts in about 0.1 s."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_CANNOT = "TV0784"
 
 _log = structlog.get_logger(__name__)
 
@@ -58,13 +57,13 @@ def check_node(rules: Rules, layout: Layout, record: NodeRecord, inline: Path) -
             raise DeployError(
                 f"rule {rule.name} names {', '.join(sorted(unknown))}, which is no guest here",
                 remedy=f"its guests are {', '.join(sorted(names))}",
-                error_code=_CANNOT,
+                error_code="TV0784",
             )
     if rules.memory and not record.settings.allow_faults:
         raise DeployError(
             f"rule {rules.memory[0].name} reads the guests' memory, which is in no file here",
             remedy=layout.faults_hint,
-            error_code=_CANNOT,
+            error_code="TV0784",
         )
     if rules.inline and record.settings.function != f"unix:{inline}":
         raise DeployError(
@@ -72,7 +71,7 @@ def check_node(rules: Rules, layout: Layout, record: NodeRecord, inline: Path) -
             f"{inline}",
             remedy=f"start the node with {layout.option('function', f'unix:{inline}')}, or take "
             "`inline` out",
-            error_code=_CANNOT,
+            error_code="TV0784",
         )
 
 

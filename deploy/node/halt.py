@@ -50,7 +50,7 @@ def check_not_halted(layout: Layout) -> None:
         why = f"{layout.halted.name} cannot be read: {error}"
     raise NodeHalted(
         f"the monitor stopped the node in {layout.directory}: {why}",
-        remedy=f"find out what happened, then remove {layout.halted} to start the node again",
+        remedy=f"find out what happened, then move {layout.halted} away to start the node again",
     )
 
 

@@ -64,7 +64,7 @@ def _read(layout: Layout) -> _Record | None:
     except (OSError, msgspec.MsgspecError) as error:
         raise DeployError(
             f"{layout.revert} cannot be read: {error}",
-            remedy=f"remove it: the node then starts from what its journal holds: {layout.journal}",
+            remedy=f"move it away: the node then starts from what {layout.journal} holds",
             error_code="TV0788",
         ) from error
 
@@ -162,7 +162,7 @@ class Reverter:
                 self._halt(order, str(error))
                 raise DeployError(
                     f"the journal cannot be reverted, so the node was stopped: {error}",
-                    remedy=f"{layout.halted} says why; remove it to start the node as it was",
+                    remedy=f"{layout.halted} says why; move it away to start the node as it was",
                     error_code="TV0789",
                 ) from error
             await asyncio.gather(*map(self._clean, self._running()))
