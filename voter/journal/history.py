@@ -59,6 +59,10 @@ class History:
         for number in numbers_of(names, "segment"):
             if number < first_segment:
                 await self._keep(segment_name(number))
+        await self.trim()
+
+    async def trim(self) -> None:
+        """Remove the oldest files until the others are within the bound."""
         while self._bound and self._size() > self._bound and await self._drop():
             pass
 
