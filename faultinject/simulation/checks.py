@@ -23,6 +23,7 @@ from voter.core.intake import NOT_KEPT
 from voter.errors import JournalError
 from voter.journal.history import HISTORY
 from voter.journal.reader import JournalReader
+from voter.journal.recovery import checkpoint_name
 
 __all__ = ["check", "excess"]
 
@@ -348,12 +349,16 @@ def _check_history(world: World) -> None:
         filled = any(fault.kind == "disk-full" for fault in plan.faults)
         if plan.history == ALL_OF_IT and not filled and checkpoints[0].seq:
             observer.breach("Durability", f"the history begins at {checkpoints[0].seq}")
+        found = {checkpoint_name(each.seq) for each in checkpoints}
+        kept = {name for name in world.disk.cached if name.startswith(f"{HISTORY}checkpoint-")}
+        if lost := kept - {HISTORY + name for name in found}:
+            observer.breach("Durability", f"the history cannot be read from {sorted(lost)} on")
         for checkpoint in checkpoints:
             reader.load(checkpoint)
             logged = logged_writes(reader.entries(checkpoint))
-            found = [write.record.history for write in logged if not write.void]
+            hashes = [write.record.history for write in logged if not write.void]
             applied = [w.history for w in observer.applied_order if w.seq > checkpoint.seq]
-            if found[: len(applied)] != applied:
+            if hashes[: len(applied)] != applied:
                 text = f"the history after {checkpoint.seq} is not that of the replicas"
                 observer.breach("Durability", text)
     except JournalError as error:

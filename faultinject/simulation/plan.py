@@ -203,7 +203,8 @@ def _draw_follow(seed: int) -> bool:
 def _draw_history(seed: int) -> int:
     """Draw the size of the history: none, small, or enough for all of a run."""
     random = Random(f"{seed} history")
-    return random.choice((0, round(_between(random, 5_000, 200_000)), ALL_OF_IT, ALL_OF_IT))
+    small = round(_between(random, 1_000, 60_000))
+    return random.choice((0, small, small, ALL_OF_IT, ALL_OF_IT))
 
 
 def _draw_fixed(seed: int) -> SimPlan:
