@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from faultinject.simulation.plan import BURSTS, SWARM
+from faultinject.simulation.plan import BURSTS, HISTORY, SWARM
 
 __all__ = ["DEFECTS", "Defect"]
 
@@ -278,7 +278,7 @@ _ALL = (
         "journal-only-grows",
         "segments that no checkpoint needs are not removed",
         ("Bounded",),
-        (("voter.journal.journal", "if number < before[1]:", "if number < 0:"),),
+        (("voter.journal.history", "if number < first_segment:", "if number < 0:"),),
     ),
     Defect(
         "one-trial-suffices",
@@ -409,10 +409,30 @@ _ALL = (
             ),
         ),
     ),
+    Defect(
+        "history-is-not-trimmed",
+        "the journal's history grows without a bound",
+        ("Bounded",),
+        (("voter.journal.history", "while self._bound and", "while False and"),),
+    ),
+    Defect(
+        "history-keeps-no-segments",
+        "segments are removed where they should be kept",
+        ("Durability",),
+        (
+            (
+                "voter.journal.history",
+                "await self._keep(segment_name(number))",
+                "await self._files.remove(segment_name(number))",
+            ),
+        ),
+    ),
 )
 
+_FIRST = {"batch": BURSTS, "history": HISTORY}
+"""The first seed of defects whose name begins so."""
 DEFECTS: dict[str, Defect] = {
-    defect.name: defect._replace(first=BURSTS) if defect.name.startswith("batch-") else defect
+    defect.name: defect._replace(first=_FIRST.get(defect.name.partition("-")[0], SWARM))
     for defect in _ALL
 }
 """All planted defects by name."""

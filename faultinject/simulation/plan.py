@@ -22,16 +22,20 @@ from random import Random
 import msgspec
 
 __all__ = [
-    "BURSTS", "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation",
-    "SimPlan", "make_plan", "parse_numbers", "write_numbers",
+    "ALL_OF_IT", "BURSTS", "DEADLY", "HISTORY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM",
+    "SimFault", "Operation", "SimPlan", "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
 BURSTS = SWARM + (1 << 55)
 """The first seed whose plan has bursts of requests."""
+HISTORY = BURSTS + (1 << 55)
+"""The first seed whose plan keeps a history of the journal."""
 BATCH_FAULTS = ("cut-client", "corrupt-reply", "kill-service", "cut-link")
 """Faults after which a batch is voted on request by request: a retry, a lie, a lost replica."""
+ALL_OF_IT = 1 << 40
+"""Bytes of history that no run fills."""
 LARGEST_BURST = 64
 """Most requests that a client makes at once: as many as a batch has at most."""
 REPLICAS = 3
@@ -97,6 +101,7 @@ class SimPlan(msgspec.Struct, frozen=True):
     checkpoint_bytes: int = 1500  # smallest log for which a checkpoint is made
     log_bytes: int = 60_000  # largest log
     scrub: float = 60.0  # most seconds between two markers
+    history: int = 0  # most bytes of older segments and checkpoints that the journal keeps
     follow: bool = False  # one replica gets its orders in batches
 
     @property
@@ -173,7 +178,10 @@ def _draw(random: Random, table: dict[str, int]) -> str:
 def make_plan(seed: int) -> SimPlan:
     """Draw a plan."""
     plan = _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
-    return _add_bursts(plan) if seed >= BURSTS else plan
+    plan = _add_bursts(plan) if seed >= BURSTS else plan
+    if seed >= HISTORY and plan.durability != "none":
+        plan = msgspec.structs.replace(plan, history=_draw_history(seed))
+    return plan
 
 
 def _allowed(durability: str) -> dict[str, int]:
@@ -190,6 +198,13 @@ def _allowed(durability: str) -> dict[str, int]:
 
 def _draw_follow(seed: int) -> bool:
     return Random(f"{seed} follow").random() < 0.5
+
+
+def _draw_history(seed: int) -> int:
+    """Draw the size of the history: none, small, or enough for all of a run."""
+    random = Random(f"{seed} history")
+    small = round(_between(random, 1_000, 60_000))
+    return random.choice((0, small, small, ALL_OF_IT, ALL_OF_IT))
 
 
 def _draw_fixed(seed: int) -> SimPlan:

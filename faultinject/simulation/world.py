@@ -384,7 +384,7 @@ def _configure(plan: SimPlan) -> Config:
     )
     journal = None
     if plan.durability != "none":
-        journal = JournalConfig(directory="journal")
+        journal = JournalConfig(directory="journal", history=plan.history)
         # Smaller than the configuration allows, so that a run uses many segments.
         msgspec.structs.force_setattr(journal, "segment", plan.segment + RESERVE)
     return Config(
