@@ -6,21 +6,11 @@ An edit is (module, old text, new text).  The old text must occur exactly once. 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from faultinject.simulation.plan import BURSTS, ROLES, SWARM
+from faultinject.simulation.defect import Defect
+from faultinject.simulation.plan import BURSTS, HISTORY, ROLES, SWARM
+from faultinject.simulation.role_defects import ROLE_DEFECTS
 
 __all__ = ["DEFECTS", "Defect"]
-
-
-class Defect(NamedTuple):
-    """One planted defect.  ``first`` is the first of the seeds within which it must be detected."""
-
-    name: str
-    what: str
-    promises: tuple[str, ...]
-    edits: tuple[tuple[str, str, str], ...]
-    first: int = SWARM
 
 
 _ALL = (
@@ -410,87 +400,27 @@ _ALL = (
         ),
     ),
     Defect(
-        "roles-not-in-checkpoint",
-        "the checkpoint does not contain the roles",
-        ("Roles",),
-        (
-            (
-                "voter.core.checkpoints",
-                "roles_version=self.members.roles_version,",
-                "roles_version=0,",
-            ),
-        ),
+        "history-is-not-trimmed",
+        "the journal's history grows without a bound",
+        ("Bounded",),
+        (("voter.journal.history", "while self._bound and", "while False and"),),
     ),
     Defect(
-        "roles-acknowledged-early",
-        "a change of roles is acknowledged before it is durable",
-        ("Durability", "Roles"),
-        (("voter.core.roles", "self.gate.report_when_durable(", "self.effects.append("),),
-    ),
-    Defect(
-        "roles-forgotten",
-        "a restart forgets the changes of roles since the last checkpoint",
-        ("Roles",),
-        (("voter.core.resume", "if entry.version > version:", "if False:"),),
-    ),
-    Defect(
-        "roles-in-halves",
-        "the journal has the new version with the old table",
-        ("Roles",),
-        (("voter.core.roles", "table = members.roles | event.roles", "table = members.roles"),),
-    ),
-    Defect(
-        "roles-learner-votes",
-        "a learner votes as soon as it has caught up",
-        ("Agreement", "Roles"),
-        (
-            (
-                "voter.core.incarnations",
-                "        if replica.role is Role.VOTER:\n            self.members.change(",
-                "        if replica.role is not Role.OBSERVER:\n            self.members.change(",
-            ),
-        ),
-    ),
-    Defect(
-        "roles-retired-connects",
-        "the replica of a free slot may join",
-        ("Agreement", "Order", "Roles", "Liveness"),
-        (
-            (
-                "voter.core.incarnations",
-                "if replica.role is Role.RETIRED:\n            self.effects",
-                "if False:\n            self.effects",
-            ),
-            ("voter.link", "await self._enabled.wait()", "pass"),
-            (
-                "voter.core.replica",
-                "(State.RETIRED, Cause.ASSIGNED): State.ABSENT,",
-                "(State.RETIRED, Cause.ASSIGNED): State.ABSENT,"
-                " (State.RETIRED, Cause.BEHIND): State.LEARNER,",
-            ),
-        ),
-    ),
-    Defect(
-        "roles-no-successor",
-        "the replica that takes a voter's place does not become a voter",
-        ("Liveness", "Roles"),
-        (
-            (
-                "voter.core.roles",
-                "if role is not replica.role]",
-                "if role is not replica.role and role is not Role.VOTER]",
-            ),
-        ),
-    ),
-    Defect(
-        "roles-do-not-wait",
-        "a vote that a change of roles decides is released before the change is durable",
+        "history-keeps-no-segments",
+        "segments are removed where they should be kept",
         ("Durability",),
-        (("voter.core.roles", "self.polls.require_position(0, journal.last_write)", "pass"),),
+        (
+            (
+                "voter.journal.history",
+                "await self._keep(segment_name(number))",
+                "await self._files.remove(segment_name(number))",
+            ),
+        ),
     ),
+    *ROLE_DEFECTS,
 )
 
-_FIRST = {"batch": BURSTS, "roles": ROLES}
+_FIRST = {"batch": BURSTS, "history": HISTORY, "roles": ROLES}
 """The first seeds of defects by the part of their names before the first hyphen."""
 DEFECTS: dict[str, Defect] = {
     defect.name: defect._replace(first=_FIRST.get(defect.name.partition("-")[0], SWARM))

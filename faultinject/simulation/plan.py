@@ -18,25 +18,29 @@ guests by way of that free slot.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from random import Random
 
 import msgspec
 
 __all__ = [
-    "BURSTS", "DEADLY", "EXCHANGES", "KINDS", "ROLES", "SITUATIONS", "REPLICA_FAULTS", "SWARM",
-    "SimFault", "Operation", "SimPlan", "make_plan", "parse_numbers", "write_numbers",
+    "ALL_OF_IT", "BURSTS", "DEADLY", "EXCHANGES", "HISTORY", "KINDS", "ROLES", "SITUATIONS",
+    "REPLICA_FAULTS", "SWARM",
+    "SimFault", "Operation", "SimPlan", "make_plan",
 ]  # fmt: skip
 
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
 BURSTS = SWARM + (1 << 55)
 """The first seed whose plan has bursts of requests."""
-ROLES = BURSTS + (1 << 55)
+HISTORY = BURSTS + (1 << 55)
+"""The first seed whose plan keeps a history of the journal."""
+ROLES = HISTORY + (1 << 55)
 """The first seed whose plan changes roles."""
 BATCH_FAULTS = ("cut-client", "corrupt-reply", "kill-service", "cut-link")
 """Faults after which a batch is voted on request by request: a retry, a lie, a lost replica."""
+ALL_OF_IT = 1 << 40
+"""Bytes of history that no run fills."""
 LARGEST_BURST = 64
 """Most requests that a client makes at once: as many as a batch has at most."""
 REPLICAS = 3
@@ -102,6 +106,7 @@ class SimPlan(msgspec.Struct, frozen=True):
     checkpoint_bytes: int = 1500  # smallest log for which a checkpoint is made
     log_bytes: int = 60_000  # largest log
     scrub: float = 60.0  # most seconds between two markers
+    history: int = 0  # most bytes of older segments and checkpoints that the journal keeps
     follow: bool = False  # one replica gets its orders in batches
     spares: int = 0  # slots without a voter
 
@@ -199,6 +204,8 @@ def make_plan(seed: int) -> SimPlan:
     """Draw a plan."""
     plan = _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
     plan = _add_bursts(plan) if seed >= BURSTS else plan
+    if seed >= HISTORY and plan.durability != "none":
+        plan = msgspec.structs.replace(plan, history=_draw_history(seed))
     return _add_exchanges(plan) if seed >= ROLES else plan
 
 
@@ -216,6 +223,13 @@ def _allowed(durability: str) -> dict[str, int]:
 
 def _draw_follow(seed: int) -> bool:
     return Random(f"{seed} follow").random() < 0.5
+
+
+def _draw_history(seed: int) -> int:
+    """Draw the size of the history: none, small, or enough for all of a run."""
+    random = Random(f"{seed} history")
+    small = round(_between(random, 1_000, 60_000))
+    return random.choice((0, small, small, ALL_OF_IT, ALL_OF_IT))
 
 
 def _draw_fixed(seed: int) -> SimPlan:
@@ -468,31 +482,3 @@ def _add_exchanges(plan: SimPlan) -> SimPlan:
         faults.append(SimFault(index, "kill-voter", at, amount=random.randint(1, 20)))
     faults.sort(key=lambda fault: fault.at)
     return msgspec.structs.replace(plan, faults=tuple(faults), spares=1)
-
-
-# ---- parts of a plan, in the notation of the command line
-
-
-def write_numbers(numbers: Collection[int]) -> str:
-    """Return numbers as text: ``0-3,8``, or ``none`` for no numbers."""
-    parts: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if parts and parts[-1][1] == number - 1:
-            parts[-1] = parts[-1][0], number
-        else:
-            parts.append((number, number))
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
-
-
-def parse_numbers(text: str) -> list[int]:
-    """Parse the text of ``write_numbers``.  Raises ValueError."""
-    if text == "none":
-        return []
-    part = "[0-9]{1,6}(-[0-9]{1,6})?"
-    if not re.fullmatch(f"{part}(,{part})*", text):
-        raise ValueError(f"{text!r} is not like 0-3,8 or none")
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        numbers += range(int(first), int(last if dash else first) + 1)
-    return numbers

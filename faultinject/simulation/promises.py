@@ -39,7 +39,7 @@ from guests.protocol.wire import (
 )
 from guests.service import Context, state_digest
 from voter.core.entries import RoleChange
-from voter.core.events import Append, Changed, Checkpointed, Differed, Effect
+from voter.core.events import Append, Changed, Checkpointed, Differed, Effect, RoleAssigned
 from voter.core.order import tag
 from voter.core.replica import Role, State
 from voter.native_protocol import Vote, decode_response, decode_several
@@ -135,6 +135,7 @@ class PromiseObserver:
         self.roles: dict[str, str] = {}
         """The table of roles that the voter has journaled last, by name (g0, g1, ...)."""
         self._role_changes: dict[int, RoleChange] = {}  # by version
+        self._assigned = 0  # times that a replica got another role
         self._epochs: dict[int, int] = {}  # of the last HELLO to each guest
 
     def breach(self, promise: str, text: str) -> None:
@@ -251,7 +252,7 @@ class PromiseObserver:
     def _count_deadly(self, operation: str) -> None:
         """Check that a read that ends services is not executed again and again by a voter."""
         self._deadly[self._life, operation] += 1
-        limit = DEADLY_LIMIT + 3 * len(self._role_changes)
+        limit = DEADLY_LIMIT + 3 * self._assigned
         if self._deadly[self._life, operation] == limit + 1:
             text = f"read {operation} ends services, and is executed more than {limit} times"
             self.breach("Liveness", text)
@@ -323,6 +324,7 @@ class PromiseObserver:
             if isinstance(effect, Append) and isinstance(effect.entry, RoleChange):
                 self.roles = effect.entry.roles
                 self._role_changes[effect.entry.version] = effect.entry
+            self._assigned += isinstance(effect, RoleAssigned)
             if isinstance(effect, Differed):
                 self._check_difference(effect)
             if not isinstance(effect, Changed):
@@ -341,6 +343,12 @@ class PromiseObserver:
             self._count(effect.seq)
             if self._won.get(effect.seq) and tag(released) not in self._won[effect.seq]:
                 self.breach("Agreement", f"a difference at {effect.seq} shows another reply")
+
+    def roles_resumed(self, version: int, roles: dict[str, str]) -> None:
+        """Take the table of a voter that has started; forget the changes that were lost."""
+        self.roles = roles
+        for lost in [each for each in self._role_changes if each > version]:
+            del self._role_changes[lost]
 
     def roles_acknowledged(self, version: int) -> None:
         """Check that an acknowledged change of roles is on the disk."""

@@ -103,7 +103,7 @@ class SimRunner(Runner):
         """Continue from the journal, and report the roles that it holds."""
         super().begin(journal, past, service)
         members = self.engine.members
-        World.current.observer.roles = members.roles
+        World.current.observer.roles_resumed(members.roles_version, members.roles)
         World.current.operator.restarted(members)
 
     def _watch_trials(self, world: World) -> None:
@@ -423,7 +423,7 @@ def _configure(plan: SimPlan) -> Config:
     )
     journal = None
     if plan.durability != "none":
-        journal = JournalConfig(directory="journal")
+        journal = JournalConfig(directory="journal", history=plan.history)
         # Smaller than the configuration allows, so that a run uses many segments.
         msgspec.structs.force_setattr(journal, "segment", plan.segment + RESERVE)
     return Config(
