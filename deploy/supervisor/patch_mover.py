@@ -28,7 +28,7 @@ from deploy.supervisor.observer import NodeObserver
 from deploy.supervisor.patch_orders import Slots
 from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
 
-__all__ = ["Mover", "read_roles"]
+__all__ = ["Mover", "Overtaken", "read_roles"]
 
 WAIT_WARNING = 60.0
 """Seconds that a promotion waits for all voters before it says so in the log."""
@@ -45,12 +45,17 @@ async def read_roles(observer: NodeObserver, slots: Slots) -> Mapping[str, str]:
     return roles
 
 
+class Overtaken(Exception):
+    """An order has replaced the record that a step began with: the step is made no more."""
+
+
 class Mover:
     """Makes the steps of one node's patches.
 
-    ``current`` returns the record and ``save`` replaces it; a step that takes long is abandoned
-    when it changes, which ``wake`` reports.  ``differs`` returns whether patched guests answer some
-    requests otherwise.  ``of``, ``need``, ``running`` and ``adopt`` are those of the patcher.
+    ``current`` returns the record, and ``save`` replaces the one that a step began with, or raises
+    Overtaken.  A step that takes long is abandoned when the record changes, which ``wake`` reports.
+    ``differs`` returns whether patched guests answer some requests otherwise.  ``of``, ``need``,
+    ``running`` and ``adopt`` are those of the patcher.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -65,7 +70,7 @@ class Mover:
         adopt: Callable[[PatchImage], None],
         wake: asyncio.Event,
         current: Callable[[], PatchRecord | None],
-        save: Callable[[PatchRecord], None],
+        save: Callable[[PatchRecord, PatchRecord], None],
         differs: Callable[[], bool],
     ) -> None:
         self._slots = slots
@@ -106,7 +111,8 @@ class Mover:
             await self._finish(record)
             return
         more, leaving = 1, wrong
-        if self._differs() and len(right) < self._need:
+        expelled = [name for name in right if self._observer.replica_state(name) != "active"]
+        if len(right) < self._need and (self._differs() or expelled):
             # A minority that differs is expelled again and again: it leaves first, and a whole
             # majority joins.
             more, leaving = self._need, right + wrong
@@ -115,12 +121,12 @@ class Mover:
             return
         for name in ready:  # they must run and have caught up
             await self.unless_changed(record, self._slots.open(image, name))
-        if self._current() is not record:
-            return
         joining = ready[:more]
         leaving = leaving[: max(0, len(voters) + more - self._of)]
         total = len(voters) + more - len(leaving)
         await take_checkpoint(self._observer, self._control)
+        if self._current() is not record:
+            raise Overtaken
         self._adopt_majority(record, image, len(set(right) - set(leaving)) + more)
         roles = dict.fromkeys(joining, "voter") | dict.fromkeys(leaving, "retired")
         await self._change(record, roles, voters=total, active=total)
@@ -131,6 +137,8 @@ class Mover:
         if slot is not None:
             await self.unless_changed(record, self._slots.open(record.target, slot))
             return
+        if self._current() is not record:
+            raise Overtaken
         fewer = sum(role == "voter" for role in self._slots.roles.values()) - 1
         await self._change(record, {leaving[0]: "retired"}, voters=fewer, active=self._need)
 
@@ -143,8 +151,10 @@ class Mover:
             return record
         text = f"{len(promoted)} of {self._of} voters run the patched image"
         changed = msgspec.structs.replace(record, promoted=promoted, slot=None)
-        self._save(changed.note(text) if promoted != record.promoted else changed)
-        return self._current() or changed
+        if promoted != record.promoted:
+            changed = changed.note(text)
+        self._save(changed, record)
+        return changed
 
     def _votes(self, name: str) -> tuple[bool, str]:
         """Sort those first that do not vote now."""
@@ -187,7 +197,7 @@ class Mover:
         self._adopt_majority(record, record.target, self._of)
         end = Phase.DONE if record.phase is Phase.PROMOTING else Phase.ABORTED
         what = "patched" if end is Phase.DONE else "unpatched"
-        self._save(advance(record, end, f"all voters run the {what} image"))
+        self._save(advance(record, end, f"all voters run the {what} image"), record)
         await self._slots.finish()
 
     async def unless_changed(self, record: PatchRecord, work: Coroutine[Any, Any, None]) -> None:
@@ -199,8 +209,8 @@ class Mover:
                 await asyncio.wait([task, wake], return_when=asyncio.FIRST_COMPLETED)
                 wake.cancel()
                 self._wake.clear()
-                if self._current() is not record and not task.done():
-                    break
+                if self._current() is not record:
+                    raise Overtaken
         finally:
             if not task.done():
                 task.cancel()

@@ -34,7 +34,7 @@ from deploy.patching.record import (
 from deploy.patching.rules import RuleSet, read_rules
 from deploy.supervisor.checkpoints import take_checkpoint
 from deploy.supervisor.observer import EventHistory, NodeObserver
-from deploy.supervisor.patch_mover import Mover, read_roles
+from deploy.supervisor.patch_mover import Mover, Overtaken, read_roles
 from deploy.supervisor.patch_orders import NoPatch, PatchOrder, Slots, check_format
 from deploy.supervisor.quarantine import QuarantineWatch, rules_of
 from deploy.supervisor.storage import Storage
@@ -104,7 +104,7 @@ class Patcher:
     async def start(self, order: PatchOrder) -> PatchRecord:
         """Begin a patch: its copy is started next.  Raises DeployError; nothing has begun then."""
         self._require_readable()
-        if self.record is not None and not self.record.final:
+        if self.record is not None and not (self.record.final and self.record.slot is None):
             raise DeployError(
                 f"patch {self.record.number} ({self.record.title}) is already under way: it is "
                 f"{self.record.phase}",
@@ -228,8 +228,13 @@ class Patcher:
 
     # ---- the record
 
-    def _save(self, record: PatchRecord) -> None:
-        """Write the record, then act by it.  Raises DeployError if it cannot be written."""
+    def _save(self, record: PatchRecord, base: PatchRecord | None = None) -> None:
+        """Write the record, then act by it.  Raises DeployError if it cannot be written.
+
+        ``base`` is the record that a step began with: raises Overtaken if an order has replaced it.
+        """
+        if base is not None and self.record is not base:
+            raise Overtaken
         write_patch(self._layout.patch, record)
         before, self.record = self.record, record
         self._written = time.monotonic()
@@ -248,12 +253,12 @@ class Patcher:
 
     def _promote(self, record: PatchRecord, how: str) -> PatchRecord:
         changed = advance(record, Phase.PROMOTING, f"promoted {how}")
-        self._save(changed)
+        self._save(changed, record)
         return changed
 
     def _reject(self, record: PatchRecord, reason: str) -> PatchRecord:
         changed = advance(record, Phase.REJECTED, "rejected", reason=reason)
-        self._save(changed)
+        self._save(changed, record)
         return changed
 
     # ---- passes
@@ -286,6 +291,8 @@ class Patcher:
                 self._wake.clear()
                 try:
                     await self._pass()
+                except Overtaken:
+                    continue
                 except VoterUnreachable as error:
                     _log.debug("the patch waits for the voter", error=str(error))
                 except DeployError as error:
@@ -327,14 +334,12 @@ class Patcher:
         except VoterUnreachable:
             raise
         except DeployError as error:
-            if self.record is record:
-                self._reject(record, f"the patched copy does not start: {error}")
+            self._reject(record, f"the patched copy does not start: {error}")
             return
-        if self.record is record:
-            status = await self._observer.poll()
-            self._watch.begin()
-            self._watch.count(record, slot, int(status.get("pid") or 0))  # the replies before
-            self._save(advance(record, Phase.QUARANTINE, f"{slot} answers every request"))
+        status = await self._observer.poll()
+        self._watch.begin()
+        self._watch.count(record, slot, int(status.get("pid") or 0))  # the replies before
+        self._save(advance(record, Phase.QUARANTINE, f"{slot} answers every request"), record)
 
     # ---- quarantine
 
@@ -343,12 +348,14 @@ class Patcher:
         slot = record.slot
         assert slot is not None
         await self._slots.begin(slot)
+        status = await self._observer.poll()
+        if self.record is not record:
+            raise Overtaken
         guest = self._guests[slot]
         if guest.state in (GuestState.DEAD, GuestState.ABSENT):
             self._watch.note("crash", slot, reason=f"the copy's VM is {guest.state}")
             self._reject(record, f"the copy's virtual machine ended ({guest.state})")
             return
-        status = await self._observer.poll()
         counted = self._watch.count(record, slot, int(status.get("pid") or 0))
         if counted != record:
             self.record = record = counted
@@ -369,8 +376,9 @@ class Patcher:
         pid = int((self._observer.voter_status or {}).get("pid") or 0)
         counted = self._watch.count(record, slot, pid)  # with a difference of states
         answered = self._observer.replicas.get(slot, {}).get("digest_seq", 0) >= seq
-        if answered and self.record is record:
-            self._save(msgspec.structs.replace(counted, state=True).note("its state was compared"))
+        if answered:
+            changed = msgspec.structs.replace(counted, state=True).note("its state was compared")
+            self._save(changed, record)
 
     async def _clear_slot(self, record: PatchRecord, slot: str) -> None:
         """End the copy of a patch that has ended."""
@@ -379,7 +387,7 @@ class Patcher:
             await self._slots.begin(slot)
             await self._slots.close(slot)
         await self._slots.finish()
-        self._save(msgspec.structs.replace(record, slot=None))
+        self._save(msgspec.structs.replace(record, slot=None), record)
 
     def describe(self) -> dict[str, Any] | None:
         """Return the status of the last patch as plain data, or None."""
