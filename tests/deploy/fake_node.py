@@ -112,6 +112,7 @@ class FakeGuest:
             callback(event)
 
     async def start(self) -> None:
+        self._end_process()  # of a start that was cancelled
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = _start_agent(theirs.fileno(), self.service)
