@@ -290,8 +290,6 @@ def _finish(
     layout: Layout, state: dict[str, Any], *, as_json: bool, wanted: tuple[str, ...]
 ) -> None:
     """Print the result; raise CommandError if the patch has ended otherwise."""
-    if as_json:
-        print_json(state)
     if state["phase"] not in wanted:
         raise CommandError(
             f"patch {state['number']} was {state['phase']}: {state['reason']}",
@@ -299,8 +297,8 @@ def _finish(
             error_code="TV0775",
         )
     if as_json:
-        return
-    if state["phase"] == "quarantine":
+        print_json(state)
+    elif state["phase"] == "quarantine":
         warn(f"{state['slot']} is in quarantine: {layout.command('patch status')}")
     elif state["phase"] == "done" and state["service"]["old"] != state["service"]["new"]:
         option = layout.option("service", state["service"]["new"])
