@@ -62,6 +62,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "replay",
         "Execute the journal again in a guest of its own, and search it.",
     ),
+    "monitor": (
+        "deploy.commands.monitor",
+        "monitor",
+        "Watch a node by rules: alert, block a client, stop the node, or revert it.",
+    ),
     "monitoring": (
         "deploy.commands.monitoring",
         "monitoring",

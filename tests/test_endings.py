@@ -52,6 +52,7 @@ GUESTS = {
     "bench dashboards": [],
     "bench link": [],
     "bench transfer": [],
+    "bench replay": [],
     "soak": [],
     "doctor": [],
 }
@@ -67,6 +68,7 @@ SHORT = {
     "trace": ["1", "--dir", "{}/node"],
     "dashboard": ["--dir", "{}/node"],
     "replay": ["--dir", "{}/node"],
+    "monitor": ["{}/rules.toml", "--dir", "{}/node"],
     "monitoring": ["--dir", "{}/node", "--out", "{}/monitoring"],
     "explain": [],
     "token add": ["client", "--tokens", "{}/tokens"],
@@ -167,6 +169,7 @@ def prepare(home: Path) -> None:
     (home / "spec.toml").write_text(SPEC)
     Store.create(home / "resumed", SPEC, 7, name="spec", versions=versions()).close()
     (home / "key").write_text("ab" * 32)
+    (home / "rules.toml").write_text('[[request]]\nname = "a"\npath = "secret"\n')
     replica = f"exec:{sys.executable} -m guests.agent --stdio --service kv"
     lines = ['vote = "2/3"', 'durability = "none"', "[listen]", f'native_unix = "{home}/n.sock"']
     for number in (1, 2, 3):

@@ -13,6 +13,7 @@ POST /clients/block           refuse a client's requests, and close its connecti
 POST /clients/unblock         serve it again; body ``{"caller": NAME}``
 GET /trace/ID                 what happened to a recent request (``voter.trace``), as JSON
 POST /roles                   change roles (below); answers once the change is durable
+POST /checkpoint              compare the states of all replicas soon, and shorten the log
 POST /drain                   take no new requests; answers once nobody waits for a result
 POST /stop                    end the voter as SIGTERM does: it first answers its open requests
 POST /replicas/NAME/admit     allow a replica to come back, and connect to it at once
@@ -23,7 +24,8 @@ GET /livez, /readyz, /metrics as on the HTTP front end
 A change of roles is ``{"version": V, "roles": {NAME: ROLE, ...}, "reason": TEXT}``.  Only the named
 replicas change, and only if the table has version V (``roles`` in the status).  The roles are
 voter, learner, observer and retired.  409 if the table has another version, or if the change is
-impossible now (``voter.core.roles``); the answer holds the table.
+impossible now (``voter.core.roles``); the answer holds the table.  With ``"active": N``, at least N
+voters must be active after the change.
 
 Only root, the voter's user, the owner of the socket's file and a group to which it is open may use
 it; others get 403.  Errors are problems (``voter.frontend.problem``).
@@ -84,6 +86,7 @@ class _RoleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     version: int
     roles: dict[str, str]
+    active: int = 0
     reason: str = ""
 
 
@@ -147,7 +150,7 @@ class VoterControlServer(HttpFrontEnd):
         allowed = {
             "status": "GET, HEAD", "events": "GET", "differences": "GET", "drain": "POST",
             "stop": "POST", "roles": "POST", "replicas": "POST", "trace": "GET", "requests": "GET",
-            "clients": "POST",
+            "clients": "POST", "checkpoint": "POST",
         }.get(parts[0])  # fmt: skip
         if path in self._reserved:
             connection.answer(self._reserved.answer(request))
@@ -175,6 +178,9 @@ class VoterControlServer(HttpFrontEnd):
             self._stream(connection, query, self._runner.reports.differences)
         elif parts[0] == "roles":
             self._change_roles(connection, request.body)
+        elif parts[0] == "checkpoint":
+            self._runner.receive(ev.TakeCheckpoint())
+            connection.answer(_json({"requested": True}))
         elif parts[0] == "requests":
             connection.start_stream("application/x-ndjson")
             self._run(connection, self._send_requests(connection))
@@ -223,7 +229,8 @@ class VoterControlServer(HttpFrontEnd):
                 title, kind = "The roles were not changed", result.problem
                 connection.answer(problem(kind, code, title, status, result.detail, extra=table))
 
-        self._runner.change_roles(wanted.version, wanted.roles, wanted.reason, answer)
+        change = ev.ChangeRoles(0, wanted.version, wanted.roles, wanted.reason, wanted.active)
+        self._runner.change_roles(change, answer)
 
     def _stream(self, connection: HttpConnection, query: str, events: EventLog[Any]) -> None:
         fields = dict(part.partition("=")[::2] for part in query.split("&"))
@@ -336,6 +343,7 @@ def describe(runner: Runner) -> dict[str, Any]:
                 "compared": replica.compared,
                 "differed": replica.differed,
                 "behind_seconds": replica.behind,
+                "digest_seq": replica.digest_seq,
                 "incarnations_ended": replica.incarnations_ended,
             }
         )

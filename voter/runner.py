@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import msgspec
+
 from guests.protocol import wire
 from voter import log
 from voter.address import Connector, parse_address
@@ -236,15 +238,10 @@ class Runner:
         self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
         return ticket
 
-    def change_roles(
-        self, version: int, roles: dict[str, str], reason: str, call: Callable[[RolesResult], None]
-    ) -> None:
-        """Change the roles of these replicas; ``call`` gets the result, once.
-
-        ``version``: that of the table for which the change was made.
-        """
+    def change_roles(self, change: ev.ChangeRoles, call: Callable[[RolesResult], None]) -> None:
+        """Change roles as ``change`` says, whose ticket is set here; ``call`` gets the result."""
         self._order_collected()
-        self.receive(ev.ChangeRoles(self._add_waiting(call), version, roles, reason))
+        self.receive(msgspec.structs.replace(change, ticket=self._add_waiting(call)))
 
     def cancel(self, ticket: int) -> None:
         """Forget a client whose connection is lost; what was ordered stays ordered."""

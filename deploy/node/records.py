@@ -175,6 +175,10 @@ class Layout:
         sockets = SYSTEM_SOCKETS if self.system else directory
         self.node = directory / "node.json"
         self.running = directory / "running.json"
+        self.halted = directory / "halted.json"  # the monitor stopped the node (deploy.node.halt)
+        self.revert = directory / "revert.json"  # a revert under way (deploy.supervisor.reverting)
+        self.blocked = directory / "blocked.json"  # clients that the monitor has blocked
+        self.monitor_socket = directory / "monitor.sock"  # where it decides inline
         self.lock = directory / "supervisor.lock"
         self.supervisor_socket = sockets / "supervisor.sock"
         self.supervisor_log = directory / "supervisor.log"

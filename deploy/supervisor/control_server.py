@@ -13,6 +13,8 @@ the process that connects is checked too (``voter.sockets.Trusted``): others get
     POST /rejuvenate                 {"guest", "by": clone, boot, in-place or null, "share"}
     POST /dashboard                  {"url": a link that logs a browser in, "seconds": its life}
     POST /campaign                   a running campaign's figures, for the dashboard
+    POST /monitor                    a match of a rule of `trivisor monitor`, for the events
+    POST /revert                     {"before", "rule", "detail"}: undo a request and all after it
     POST /down                       answered at once; the process ends when the node is down
 
 The answer to a failed request is {"error", "remedy", "error_code", "code"}: ``error_code`` is for
@@ -40,6 +42,7 @@ from deploy.monitoring.supervisor_metrics import SupervisorMetrics
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.rejuvenation import Method
+from deploy.supervisor.reverting import Reverter, RevertOrder
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from voter.commands.terminal import ExitCode, code_of
@@ -63,6 +66,20 @@ class RejuvenateOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     share: Annotated[int, msgspec.Meta(ge=0, le=100)] | None = None
 
 
+class _RuleMatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A match of a rule of the monitor, as the monitor reports it."""
+
+    rule: str
+    action: str
+    outcome: str
+    detail: str
+    guest: str | None = None
+    caller: str | None = None
+    seq: int | None = None
+    seconds: float = 0.0
+    not_reported: int | None = None
+
+
 class SupervisorControlServer:
     """Serves one supervisor's control socket."""
 
@@ -70,6 +87,7 @@ class SupervisorControlServer:
         self._supervisor = supervisor
         self._voter = VoterControl(supervisor.layout.voter_control)
         self._metrics = SupervisorMetrics()
+        self._reverter = Reverter(supervisor.layout, supervisor.guests, supervisor.history)
         self._dashboard = dashboard
         self._trusted: Trusted | None = None  # once it listens
         app = web.Application(middlewares=[self._check_peer, _errors])
@@ -83,6 +101,8 @@ class SupervisorControlServer:
         app.router.add_post("/rejuvenate", self._rejuvenate)
         app.router.add_post("/dashboard", self._link)
         app.router.add_post("/campaign", self._campaign)
+        app.router.add_post("/monitor", self._matched)
+        app.router.add_post("/revert", self._revert)
         app.router.add_post("/down", self._down)
         # No access log: it would only displace other lines in the supervisor's log.
         self._runner = web.AppRunner(
@@ -186,6 +206,20 @@ class SupervisorControlServer:
                 remedy=f"start it with {self._supervisor.layout.option('dashboard', 'HOST:PORT')}",
             )
         return self._dashboard
+
+    async def _matched(self, request: web.Request) -> web.StreamResponse:
+        match = msgspec.json.decode(await request.read(), type=_RuleMatch)
+        facts = {name: getattr(match, name) for name in match.__struct_fields__ if name != "guest"}
+        self._supervisor.history.add("rule matched", match.guest, **facts)
+        return web.json_response({})
+
+    async def _revert(self, request: web.Request) -> web.StreamResponse:
+        order = msgspec.json.decode(await request.read(), type=RevertOrder)
+        try:
+            return web.json_response(await self._reverter.revert(order))
+        finally:
+            if self._supervisor.layout.halted.exists():
+                self._supervisor.stop()
 
     async def _down(self, request: web.Request) -> web.StreamResponse:
         self._supervisor.stop()

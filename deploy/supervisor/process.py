@@ -19,9 +19,11 @@ from deploy.errors import (
 )
 from deploy.host.files import lack_of_room
 from deploy.host.spawn import PROCESS_NAME
+from deploy.node.halt import NodeHalted, check_not_halted, end_releases
 from deploy.node.interfaces import FaultFactory
 from deploy.node.records import Layout, Lock
 from deploy.supervisor.control_server import SupervisorControlServer
+from deploy.supervisor.reverting import complete_revert
 from deploy.supervisor.shown_node import open_dashboard
 from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
@@ -102,9 +104,12 @@ def run_supervisor(
     try:
         lock.take()
         _check_place(layout)
+        if layout.halted.exists():
+            end_releases(layout)  # the former supervisor may have been killed before
+        check_not_halted(layout)
         asyncio.run(_serve(layout, make_node, make_faults, report, watchdog))
     except (DeployError, VoterError, OSError) as error:
-        if isinstance(error, AlreadyUp | ForeignState):
+        if isinstance(error, AlreadyUp | ForeignState | NodeHalted):
             watchdog.down()  # a restart would fail too
         text = str(getattr(error, "problem", error))
         remedy = str(getattr(error, "remedy", ""))
@@ -163,6 +168,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    await complete_revert(layout, supervisor.history)
     shown = open_dashboard(supervisor)
     control = SupervisorControlServer(supervisor, shown)
     await control.start()

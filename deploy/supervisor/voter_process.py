@@ -42,6 +42,8 @@ STOP_GRACE = 5.0
 """Seconds for the voter to answer its open requests; then it is killed."""
 STANDBY_DELAY = 2.0
 """Seconds from a voter's start to its standby's, whose imports would slow the voter's start."""
+HELD_PAUSE = 0.02
+"""Seconds between looks whether a node that is being reverted may have a voter again."""
 PRIORITY = -5
 """The voter's nice value, if permitted: it has priority over the guests."""
 UNUSABLE = 2
@@ -257,12 +259,19 @@ class VoterProcessManager:
                 self._changed()
                 await asyncio.sleep(pause)
             while not self._restart(rebind):  # noqa: ASYNC110
-                await asyncio.sleep(LAST_PAUSE)  # no event reports that it can be started
+                # No event reports that it can be started.
+                await asyncio.sleep(HELD_PAUSE if self._held() else LAST_PAUSE)
             self.restarts += 1
             self._history.add("voter restarted", pid=self._child.pid, pause=pause)
 
+    def _held(self) -> bool:
+        """Return whether the monitor has stopped the node, or has it reverted: no voter may run."""
+        return self._layout.halted.exists() or self._layout.revert.exists()
+
     def _restart(self, rebind: Callable[[], None]) -> bool:
         """Start the next voter; return False if that is not possible now."""
+        if self._held():
+            return False
         if not self._storage.in_place:
             self.problem = f"the voter is not restarted: {self._storage.check()}"
             return False

@@ -7,16 +7,23 @@ The linearizability checks use the clients' calls alone: they do not rely on the
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from deploy.replay.log import logged_writes
 from faultinject.history.linearizability import HistoryCall, in_real_time, linearizable, register
 from faultinject.history.model import ServiceModel
 from faultinject.simulation.clients import OperationOutcome, encode, request_of
-from faultinject.simulation.plan import DEADLY
+from faultinject.simulation.plan import ALL_OF_IT, DEADLY
 from faultinject.simulation.promises import PromiseObserver, Write
 from faultinject.simulation.world import World
 from guests.agent.incarnation import VOIDED
 from guests.protocol.message import Reply, encode_reply
 from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.intake import NOT_KEPT
+from voter.errors import JournalError
+from voter.journal.history import HISTORY
+from voter.journal.reader import JournalReader
+from voter.journal.recovery import checkpoint_name
 
 __all__ = ["check", "excess"]
 
@@ -41,6 +48,7 @@ def check(world: World) -> None:
     _check_never_executed(observer, outcomes)
     _check_liveness(world, outcomes)
     _check_bounds(world)
+    _check_history(world)
 
 
 def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> bytes:
@@ -273,6 +281,10 @@ def _check_bounds(world: World) -> None:
 
 def excess(world: World) -> str:
     """Describe what the journal keeps without need; empty if it is within the limits."""
+    kept = [inode for name, inode in world.disk.cached.items() if name.startswith(HISTORY)]
+    size = sum(len(inode.cached) for inode in kept)
+    if size > world.plan.history:
+        return f"the history has {size} bytes, more than {world.plan.history}"
     needless, others = _needless_segments(world)
     if needless <= NEEDLESS and others <= OTHERS:
         return ""
@@ -287,7 +299,9 @@ def _needless_segments(world: World) -> tuple[int, int]:
     A segment is needed if it holds entries written since the older checkpoint was made: writes,
     and also changes of membership and opened sessions.
     """
-    files = world.disk.cached
+    files = {
+        name: inode for name, inode in world.disk.cached.items() if not name.startswith(HISTORY)
+    }
     points = sorted(int(n[11:]) for n in files if n.startswith("checkpoint-") and n[11:].isdigit())
     segments = sorted(name for name in files if name.startswith("segment-"))
     if len(points) < 2:
@@ -300,3 +314,52 @@ def _needless_segments(world: World) -> tuple[int, int]:
             break
         needless += 1
     return needless, len(files) - len(segments)
+
+
+class _DiskFiles:
+    """The files of a simulated disk, for a reader of the journal."""
+
+    def __init__(self, world: World) -> None:
+        self._files = world.disk.cached
+
+    def names(self) -> list[str]:
+        """Return the names of all files, those of the history without their prefix."""
+        return sorted({name.removeprefix(HISTORY) for name in self._files})
+
+    def read(self, name: str, most: int = -1) -> tuple[bytes, str] | None:
+        """Return a file's bytes and its place; None if there is none."""
+        for place in (name, HISTORY + name):
+            if place in self._files:
+                data = bytes(self._files[place].cached)
+                return (data if most < 0 else data[:most]), place
+        return None
+
+
+def _check_history(world: World) -> None:
+    """Check that a reader finds all writes after each checkpoint that is kept, in their order.
+
+    With room for all of it, and a disk that was never full, that is so from the first write on.
+    """
+    plan, observer = world.plan, world.observer
+    if not plan.history or world.disk_damaged or world.refuses_to_start or not world.at_rest:
+        return
+    try:
+        reader = JournalReader(Path("journal"), _DiskFiles(world))
+        checkpoints = reader.checkpoints()
+        filled = any(fault.kind == "disk-full" for fault in plan.faults)
+        if plan.history == ALL_OF_IT and not filled and checkpoints[0].seq:
+            observer.breach("Durability", f"the history begins at {checkpoints[0].seq}")
+        found = {checkpoint_name(each.seq) for each in checkpoints}
+        kept = {name for name in world.disk.cached if name.startswith(f"{HISTORY}checkpoint-")}
+        if lost := kept - {HISTORY + name for name in found}:
+            observer.breach("Durability", f"the history cannot be read from {sorted(lost)} on")
+        for checkpoint in checkpoints:
+            reader.load(checkpoint)
+            logged = logged_writes(reader.entries(checkpoint))
+            hashes = [write.record.history for write in logged if not write.void]
+            applied = [w.history for w in observer.applied_order if w.seq > checkpoint.seq]
+            if hashes[: len(applied)] != applied:
+                text = f"the history after {checkpoint.seq} is not that of the replicas"
+                observer.breach("Durability", text)
+    except JournalError as error:
+        observer.breach("Durability", f"the history cannot be read: {error}")

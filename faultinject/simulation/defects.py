@@ -6,21 +6,11 @@ An edit is (module, old text, new text).  The old text must occur exactly once. 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from faultinject.simulation.plan import BURSTS, SWARM
+from faultinject.simulation.defect import Defect
+from faultinject.simulation.plan import BURSTS, HISTORY, ROLES, SWARM
+from faultinject.simulation.role_defects import ROLE_DEFECTS
 
 __all__ = ["DEFECTS", "Defect"]
-
-
-class Defect(NamedTuple):
-    """One planted defect.  ``first`` is the first of the seeds within which it must be detected."""
-
-    name: str
-    what: str
-    promises: tuple[str, ...]
-    edits: tuple[tuple[str, str, str], ...]
-    first: int = SWARM
 
 
 _ALL = (
@@ -278,7 +268,7 @@ _ALL = (
         "journal-only-grows",
         "segments that no checkpoint needs are not removed",
         ("Bounded",),
-        (("voter.journal.journal", "if number < before[1]:", "if number < 0:"),),
+        (("voter.journal.history", "if number < first_segment:", "if number < 0:"),),
     ),
     Defect(
         "one-trial-suffices",
@@ -409,10 +399,31 @@ _ALL = (
             ),
         ),
     ),
+    Defect(
+        "history-is-not-trimmed",
+        "the journal's history grows without a bound",
+        ("Bounded",),
+        (("voter.journal.history", "while self._bound and", "while False and"),),
+    ),
+    Defect(
+        "history-keeps-no-segments",
+        "segments are removed where they should be kept",
+        ("Durability",),
+        (
+            (
+                "voter.journal.history",
+                "await self._keep(segment_name(number))",
+                "await self._files.remove(segment_name(number))",
+            ),
+        ),
+    ),
+    *ROLE_DEFECTS,
 )
 
+_FIRST = {"batch": BURSTS, "history": HISTORY, "roles": ROLES}
+"""The first seeds of defects by the part of their names before the first hyphen."""
 DEFECTS: dict[str, Defect] = {
-    defect.name: defect._replace(first=BURSTS) if defect.name.startswith("batch-") else defect
+    defect.name: defect._replace(first=_FIRST.get(defect.name.partition("-")[0], SWARM))
     for defect in _ALL
 }
 """All planted defects by name."""

@@ -2,7 +2,7 @@
 
 ``cached`` is what processes read; it survives the death of a process.  ``stored`` is what is on
 the platter.  A power loss draws for each block that was not synced whether it was stored, and for
-each change of a name as well.
+each change of a name as well.  A rename is one change, as file systems with a journal make it.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class SimDisk:
         self._block = block
         self.cached: dict[str, _Inode] = {}
         self.stored: dict[str, _Inode] = {}
+        self.renamed: dict[str, str] = {}  # old names by new ones, not stored yet
 
     def holds(self, data: bytes, *, durable: bool) -> bool:
         """Return whether any file contains these bytes, as stored or as cached."""
@@ -86,8 +87,11 @@ class SimDisk:
         """Lose what was not synced, except for blocks and names that are drawn to be stored."""
         for name in sorted(set(self.cached) | set(self.stored)):
             new = self.cached.get(name)
+            if name in self.renamed.values():
+                continue  # it goes with the new name
             if new is self.stored.get(name) or self._random.random() < 0.5:
                 continue
+            self.stored.pop(self.renamed.get(name, ""), None)
             if new is not None:  # the change of this name was stored already
                 self.stored[name] = new
             else:
@@ -95,6 +99,7 @@ class SimDisk:
         for name in sorted(self.stored):
             self.stored[name].lose_power(self._random, self._block)
         self.cached = dict(self.stored)
+        self.renamed.clear()
 
     def change_bit(self, random: Random) -> bool:
         """Change one bit of a synced file; return whether there was one."""
@@ -121,6 +126,7 @@ class SimDisk:
     def sync_names(self) -> None:
         """Store all names."""
         self.stored = dict(self.cached)
+        self.renamed.clear()
 
 
 class SimFile:
@@ -299,6 +305,7 @@ class SimFiles:
         inode = self._find(old)
         if new is not None:
             self._disk.cached[new] = inode
+            self._disk.renamed[new] = old
         del self._disk.cached[old]
         if dies:
             self._process.die_in_call()

@@ -48,6 +48,7 @@ _SECURE = (
 )
 _METRICS = "tests/deploy/monitoring/test_supervisor_metrics.py"
 _ALERTS = "tests/integration/test_alerts.py::test_every_alert_fires"
+_MONITOR = "tests/deploy/monitor/test_monitor_command.py"
 _REPLAY = "tests/deploy/replay/test_replay_command.py"
 _REJUVENATE = "tests/test_trivisor_rejuvenate.py"
 _WHEEL = "tests/integration/test_installed_wheel.py"
@@ -99,6 +100,12 @@ ELSEWHERE: dict[str, str] = {
     "trivisor up --rejuvenate-every 3600":
         "tests/deploy/supervisor/test_rejuvenation.py"
         "::test_node_replaces_the_guest_that_has_run_longest_in_turn",
+    "trivisor monitor rules.toml --dry-run":
+        f"{_MONITOR}::test_dry_run_shows_what_rules_match_in_the_journal",
+    "trivisor monitor rules.toml --keep":
+        f"{_MONITOR}::test_on_real_guests_attack_is_refused_blocked_and_reverted",
+    "trivisor up --function unix:/path/of/the/node/monitor.sock":
+        f"{_MONITOR}::test_on_real_guests_attack_is_refused_blocked_and_reverted",
     "trivisor replay": f"{_REPLAY}::test_a_difference_is_shown_and_is_a_failure",
     "trivisor replay --from 120000 --until 150000":
         f"{_REPLAY}::test_a_range_without_a_difference_succeeds_and_json_has_all",

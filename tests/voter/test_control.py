@@ -119,6 +119,25 @@ async def test_replica_in_the_free_slot_takes_the_place_of_another(nodes: Nodes)
     assert "role voter -> retired: a test" in reasons
 
 
+async def test_checkpoint_is_made_on_request(nodes: Nodes) -> None:
+    node = await nodes.make()
+    await node.ask("PUT", "/kv/a", b"1")
+    assert (await call(node, "POST", "/checkpoint")).json == {"requested": True}
+    await until(lambda: node.runner.engine.log.checkpoint.seq > 0)
+    status = (await call(node, "GET", "/status")).json
+    seq = status["checkpoint"]["seq"]
+    assert [replica["digest_seq"] for replica in status["replicas"]] == [seq] * 3
+
+
+async def test_change_of_roles_can_ask_for_more_active_voters(nodes: Nodes) -> None:
+    node = await nodes.make(spares=1)
+    await call(node, "POST", "/roles", roles_body(0, g4="observer"))
+    await until(lambda: node.state("g4") == "observer")
+    body = json.loads(roles_body(1, g4="voter", g2="retired")) | {"active": 4}
+    refused = await call(node, "POST", "/roles", json.dumps(body).encode())
+    assert refused.json["detail"] == "4 active voters are wanted, only 3 would be left"
+
+
 async def test_impossible_change_of_roles_is_refused_with_the_table(nodes: Nodes) -> None:
     node = await nodes.make(spares=1)
     refused = await call(node, "POST", "/roles", roles_body(0, g1="retired"))

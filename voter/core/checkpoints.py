@@ -75,6 +75,7 @@ class Checkpoints:
     last_size: int = 0  # reclaimable bytes at the last marker or checkpoint
     last_keeper: int = -1
     lost: int = 0  # consecutive markers whose vote was lost
+    wanted: bool = False  # the supervisor waits for a checkpoint
 
     # --------------------------------------------------------------- markers
 
@@ -111,7 +112,8 @@ class Checkpoints:
         self.last_size = self.journal.reclaimable
         keeper = None
         worth = max(self.limits.checkpoint_bytes, len(self.log.checkpoint.state))
-        if self.journal.reclaimable > min(worth, self.limits.log_bytes // 2):
+        if self.wanted or self.journal.reclaimable > min(worth, self.limits.log_bytes // 2):
+            self.wanted = False
             later = [index for index in self.members.active if index > self.last_keeper]
             keeper = self.last_keeper = (later or self.members.active)[0]
         seq = self.journal.take_seq()
@@ -148,7 +150,12 @@ class Checkpoints:
             return False
         while (earlier := replica.markers.popleft()[0]) != seq:
             self.polls.expect_one_less(earlier)
+        replica.digest_seq = seq
         return True
+
+    def request(self) -> None:
+        """Make a checkpoint due, also if the log is short."""
+        self.wanted = True
 
     def digest_voted(self, seq: int, digest: bytes, ballots: dict[int, bytes]) -> None:
         """Note the voted digest of the marker at ``seq``; fetch the state if the keeper has it."""
@@ -275,13 +282,13 @@ class Checkpoints:
         return self.journal.reclaimable > self.limits.log_bytes // 2
 
     def place_if_due(self) -> None:
-        """Place a marker if the log is filling up, or none was placed for long."""
+        """Place a marker if one is wanted, the log is filling up, or none was placed for long."""
         if self.marker is not None or not self.members.can_vote:
             return
         limits, now = self.limits, self.time.now
         if self._is_half_full and now > self.last + 1:
             self._place(late=now > self.last + limits.hang)
-        elif (
-            now > max(self.last + limits.scrub, self.rest_until) and self.journal.has_reserved_seq()
+        elif self.journal.has_reserved_seq() and (
+            self.wanted or now > max(self.last + limits.scrub, self.rest_until)
         ):
             self._place()

@@ -471,6 +471,7 @@ class Engine:
         ev.SubmitAll: _submit_all,
         ev.Cancel: lambda engine, event: engine.intake.cancel(event),
         ev.OpenSession: lambda engine, event: engine.intake.open_session(event),
+        ev.TakeCheckpoint: lambda engine, event: engine.checkpoints.request(),
         ev.ChangeRoles: lambda engine, event: engine.roles.change(event),
         ev.Drain: lambda engine, event: engine.intake.drain(event),
         ev.Synced: lambda engine, event: engine.gate.sync(event),

@@ -18,7 +18,7 @@ __all__ = [
     "Mark", "OpenSession", "Piece", "Ping", "ProtocolViolation", "Push", "Readmit",
     "RefusedOrder", "Release", "ReleaseAll", "ReplicaAnswer", "ReplicaEvent", "Restore",
     "Restored", "RoleAssigned", "RolesChanged", "RolesRefused", "Send", "SendAll",
-    "SessionOpened", "Submit", "SubmitAll", "Synced", "Tick", "Voided",
+    "SessionOpened", "Submit", "SubmitAll", "Synced", "TakeCheckpoint", "Tick", "Voided",
 ]  # fmt: skip
 
 
@@ -190,6 +190,11 @@ class ChangeRoles(Event, frozen=True, gc=False):
     version: int
     roles: dict[str, str]
     reason: str
+    active: int = 0  # so many voters must be active after the change, if that is more than usual
+
+
+class TakeCheckpoint(Event, frozen=True, gc=False):
+    """The supervisor wants a checkpoint, however short the log is: the next tick begins it."""
 
 
 class Drain(Event, frozen=True, gc=False):

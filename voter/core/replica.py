@@ -105,6 +105,7 @@ class Replica:
     compared: int = 0
     differed: int = 0
     behind: float = 0.0
+    digest_seq: int = 0  # the last marker at which it gave its digest
     suspect: bool = False  # its state may be damaged: do not resume it
     journaled_suspect: bool = False  # the same, as the journal has it
     # What belongs to the link, and is reset with it:

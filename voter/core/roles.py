@@ -96,7 +96,7 @@ class RoleTable:
         if event.version != members.roles_version:
             text = f"the roles have version {members.roles_version}, not {event.version}"
             return "stale-roles", text
-        if (problem := self._find_conflict(event.roles)) is not None:
+        if (problem := self._find_conflict(event.roles, event.active)) is not None:
             return "roles", problem
         if journal.full:
             return "not-executed", f"the journal cannot be written: {journal.full}"
@@ -104,8 +104,11 @@ class RoleTable:
             return "not-executed", "the journal is behind"
         return None
 
-    def _find_conflict(self, roles: Mapping[str, str]) -> str | None:
-        """Return why a table with these roles, and the others as they are, is impossible."""
+    def _find_conflict(self, roles: Mapping[str, str], least: int) -> str | None:
+        """Return why a table with these roles, and the others as they are, is impossible.
+
+        ``least``: voters that must be active.
+        """
         policy, members = self.members.policy, self.members
         voters = [r for r in members if roles.get(r.name, r.role) == Role.VOTER]
         new = [replica for replica in voters if replica.role is not Role.VOTER]
@@ -115,6 +118,11 @@ class RoleTable:
                 return f"{replica.name} cannot vote: it has not caught up, it is {replica.state}"
         if len(voters) != policy.of:
             return f"vote {policy} needs exactly {policy.of} voters, not {len(voters)}"
-        if new and active < policy.need:
-            return f"vote {policy} needs {policy.need} active voters, only {active} would be left"
+        if new and active < max(least, policy.need):
+            wanted = (
+                f"{least} active voters are wanted"
+                if least > policy.need
+                else (f"vote {policy} needs {policy.need} active voters")
+            )
+            return f"{wanted}, only {active} would be left"
         return None

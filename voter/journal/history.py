@@ -59,6 +59,10 @@ class History:
         for number in numbers_of(names, "segment"):
             if number < first_segment:
                 await self._keep(segment_name(number))
+        await self.trim()
+
+    async def trim(self) -> None:
+        """Remove the oldest files until the others are within the bound."""
         while self._bound and self._size() > self._bound and await self._drop():
             pass
 
@@ -98,10 +102,11 @@ class History:
         kept = self._kept()
         checkpoints = [name for name in kept if "/checkpoint-" in name]
         # One that is not in the history is newer: recovery may start from it.
-        others = [name for name in self._files.names() if name.startswith("checkpoint-")]
-        needed = self._first_segment(checkpoints[1:] + others)
-        gone = [name for name in kept if "/segment-" in name and name < needed]
-        gone += checkpoints[:1]
+        others = map(checkpoint_name, numbers_of(self._files.names(), "checkpoint"))
+        needed = self._first_segment([*checkpoints[1:], *others])
+        # The checkpoint first: none is left without its segments if the voter is killed.
+        gone = checkpoints[:1]
+        gone += [name for name in kept if "/segment-" in name and name < needed]
         for name in gone:
             await self._files.remove(name)
         return bool(gone)

@@ -271,6 +271,7 @@ class Journal:
         if self._frame:
             self._put(b"")
             await self._sync()
+        await self._history.trim()
 
     # ------------------------------------------------------------- running
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -41,7 +42,7 @@ from voter.journal.recovery import (
     segment_name,
 )
 
-__all__ = ["JournalReader", "KeptCheckpoint"]
+__all__ = ["JournalReader", "KeptCheckpoint", "ReadableFiles"]
 
 _PEEK = 1 << 20
 """Bytes of a checkpoint that hold its head and its base without sessions."""
@@ -70,32 +71,25 @@ class _Place(msgspec.Struct):
     history: bytes
 
 
-class JournalReader:
-    """A reader of the journal in a directory.
+class ReadableFiles(Protocol):
+    """What a reader needs of the files of a journal."""
 
-    Raises JournalError if there is none, or if it is damaged, of another version, or not readable.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        try:
-            text = (directory / IDENTITY).read_bytes()
-        except FileNotFoundError as error:
-            raise JournalError(
-                f"there is no journal in {directory}: nothing was acknowledged there, or the node"
-                " runs with durability none",
-                error_code="TV0258",
-            ) from error
-        except OSError as error:
-            raise _unreadable(directory / IDENTITY, error) from error
-        self.identity: VoterIdentity = parse_identity(text, str(directory))
-
-    # ------------------------------------------------------------------ files
-
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
         """Return the names of all files, those of the history without their prefix."""
+
+    def read(self, name: str, most: int = -1) -> tuple[bytes, str] | None:
+        """Return a file's bytes (or the first ones) and its place; None if there is none."""
+
+
+class _Directory:
+    """The files of a journal on a real disk.  Methods raise JournalError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> list[str]:
         names: set[str] = set()
-        for below in (self.directory, self.directory / HISTORY):
+        for below in (self._path, self._path / HISTORY):
             try:
                 names.update(path.name for path in below.iterdir())
             except FileNotFoundError:
@@ -104,18 +98,36 @@ class JournalReader:
                 raise _unreadable(below, error) from error
         return sorted(names)
 
-    def _read(self, name: str, most: int = -1) -> tuple[bytes, Path] | None:
-        """Return a file's bytes and path, wherever it is; None if it is gone."""
+    def read(self, name: str, most: int = -1) -> tuple[bytes, str] | None:
         # The voter moves files from the first place to the second.
-        for path in (self.directory / name, self.directory / HISTORY / name):
+        for path in (self._path / name, self._path / HISTORY / name):
             try:
                 with path.open("rb") as file:
-                    return file.read(most), path
+                    return file.read(most), str(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise _unreadable(path, error) from error
         return None
+
+
+class JournalReader:
+    """A reader of the journal in a directory; ``files``: its files, if they are elsewhere.
+
+    Raises JournalError if there is none, or if it is damaged, of another version, or not readable.
+    """
+
+    def __init__(self, directory: Path, files: ReadableFiles | None = None) -> None:
+        self.directory = directory
+        self._files = files or _Directory(directory)
+        found = self._files.read(IDENTITY)
+        if found is None:
+            raise JournalError(
+                f"there is no journal in {directory}: nothing was acknowledged there, or the node"
+                " runs with durability none",
+                error_code="TV0258",
+            )
+        self.identity: VoterIdentity = parse_identity(found[0], str(directory))
 
     # ------------------------------------------------------------ checkpoints
 
@@ -124,7 +136,7 @@ class JournalReader:
 
         Their checksums are compared only when they are loaded.
         """
-        names = self._names()
+        names = self._files.names()
         segments = numbers_of(names, "segment")
         first = segments[-1] if segments else 0
         while first - 1 in segments:
@@ -133,7 +145,7 @@ class JournalReader:
         if first == 1:
             found.append(_EMPTY)
         for seq in numbers_of(names, "checkpoint"):
-            read = self._read(checkpoint_name(seq), _PEEK)
+            read = self._files.read(checkpoint_name(seq), _PEEK)
             if read is None:
                 continue
             try:
@@ -149,12 +161,12 @@ class JournalReader:
         if checkpoint.seq == 0:
             return Base(), b""
         name = checkpoint_name(checkpoint.seq)
-        read = self._read(name)
+        read = self._files.read(name)
         if read is None:
             raise self._gone(f"checkpoint {checkpoint.seq}")
         data, path = read
         try:
-            _, base, state = read_checkpoint(data, self.identity.owner, str(path))
+            _, base, state = read_checkpoint(data, self.identity.owner, path)
         except DamagedError as error:
             raise _damaged(path, 0, str(error)) from error
         return base, state
@@ -173,19 +185,23 @@ class JournalReader:
     def entries(self, start: KeptCheckpoint) -> Iterator[Entry]:
         """Yield the entries after a checkpoint in their order, up to the end of the journal.
 
-        Some that the checkpoint holds come first, without their Record.  Raises JournalError.
+        Some that the checkpoint holds come first, without their Record.  If the journal was
+        reverted (``voter.journal.revert``), what was undone comes before what follows the new
+        checkpoint, whose ``history`` is then not that of the record before.  Raises JournalError.
         """
         place = _Place(start.first, None, start.history)
         number = start.segment
         while True:
-            read = self._read(segment_name(number))
+            read = self._files.read(segment_name(number))
             if read is None:
-                if number == start.segment or number < max(numbers_of(self._names(), "segment")):
+                if number == start.segment or number < max(
+                    numbers_of(self._files.names(), "segment")
+                ):
                     raise self._gone(f"segment {number}")
                 return
             data, path = read
             try:
-                at = read_segment_head(data, self.identity.owner, number, str(path))
+                at = read_segment_head(data, self.identity.owner, number, path)
             except DamagedError as error:
                 if not any(data) and number > start.segment:
                     return  # it was set aside, and is not in use
@@ -197,16 +213,18 @@ class JournalReader:
             number += 1
 
     def _segment(
-        self, data: bytes, at: int, path: Path, place: _Place, after: int
+        self, data: bytes, at: int, path: str, place: _Place, after: int
     ) -> Iterator[Entry]:
         """Yield the entries of a segment, whose frames begin at ``at``."""
-        seed = self.identity.owner.seed
+        seed, begin = self.identity.owner.seed, at
         while True:
             frame, _ = find_frame(data, at, seed, place.frame, place.before)
+            if frame is None and at == begin:  # after a revert it names none before it
+                frame, _ = find_frame(data, at, seed, place.frame, 0)
             if frame is None:
                 if (proved(data, at, seed) or 0) < place.frame:
                     return
-                read = self._read(path.name)  # written to while it was read?
+                read = self._files.read(path.rpartition("/")[2])  # written to while it was read?
                 if read is None or read[0] == data:
                     raise _damaged(path, at, f"frame {place.frame} is damaged or missing")
                 data, path = read
@@ -220,11 +238,18 @@ class JournalReader:
                 if isinstance(entry, Record):
                     if entry.seq <= after:
                         continue
+                    if entry.prev != place.history and self._is_reverted(entry):
+                        place.history = entry.prev
                     self._check_chain(entry, place.history, path)
                     place.history = entry.history
                 yield entry
 
-    def _check_chain(self, r: Record, history: bytes, path: Path) -> None:
+    def _is_reverted(self, record: Record) -> bool:
+        """Return whether a record continues a checkpoint to which the journal was reverted."""
+        kept = self.checkpoints()
+        return any(each.history == record.prev and 0 < each.seq < record.seq for each in kept)
+
+    def _check_chain(self, r: Record, history: bytes, path: str) -> None:
         """Raise JournalError unless a record continues the history before it."""
         key = self.identity.key
         found = history_after(key, r.prev, r.seq, r.time_ns, r.read_only, r.caller, r.request)
@@ -261,7 +286,7 @@ def _unreadable(path: Path, error: OSError) -> JournalError:
     )
 
 
-def _damaged(path: Path, at: int, why: str) -> JournalError:
+def _damaged(path: str, at: int, why: str) -> JournalError:
     return JournalError(
         f"{path}, offset {at}: {why}: start at a later checkpoint", error_code="TV0257"
     )

@@ -363,13 +363,13 @@ class Node:
         )
 
     def change_roles(
-        self, version: int | None = None, /, **roles: str
+        self, version: int | None = None, active: int = 0, /, **roles: str
     ) -> ev.RolesChanged | ev.RolesRefused | None:
         """Change roles; return the answer, if it has come."""
         self.tickets += 1
         if version is None:
             version = self.engine.members.roles_version
-        self.feed(ev.ChangeRoles(self.tickets, version, roles, "a test"))
+        self.feed(ev.ChangeRoles(self.tickets, version, roles, "a test", active))
         return self.answers.get(self.tickets)
 
     def lose(self, index: int) -> None:

@@ -74,6 +74,41 @@ def test_checkpoint_is_the_state_at_the_marker_and_empties_the_log() -> None:
     assert point.state == node.replicas[0].state
 
 
+def test_wanted_checkpoint_is_made_however_short_the_log_is() -> None:
+    node = make_node()
+    node.submit(b"one")
+    node.run()
+    node.tick(0.1)
+    assert not marks(node)
+    node.feed(ev.TakeCheckpoint())
+    node.tick(0.1)
+    (mark,) = marks(node)
+    assert mark.keeper is not None
+    node.run()
+    point = node.engine.log.checkpoint
+    assert (point.seq, node.engine.log.bytes) == (mark.seq, 0)
+    assert {replica.digest_seq for replica in node.engine.members} == {point.seq}
+    node.tick(0.1)
+    assert not marks(node), "it is made once"
+
+
+def test_wanted_checkpoint_waits_for_a_majority() -> None:
+    node = make_node()
+    node.submit(b"one")
+    node.run()
+    node.crash(0)
+    node.crash(1)
+    node.feed(ev.TakeCheckpoint())
+    node.tick(0.1)
+    assert not marks(node)
+    node.connect(0)
+    node.run()
+    node.tick(0.1)
+    (mark,) = marks(node)
+    node.run()
+    assert node.engine.log.checkpoint.seq == mark.seq
+
+
 @pytest.mark.parametrize("liar", [0, 1])
 def test_wrong_digest_is_a_dissent(liar: int) -> None:
     """Also that of the keeper (g1 is the first)."""

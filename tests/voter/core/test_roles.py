@@ -73,6 +73,16 @@ def test_slot_of_a_retired_replica_is_used_again() -> None:
     assert node.engine.members[1].state is State.STANDBY
 
 
+def test_change_that_would_leave_fewer_active_voters_than_wanted_is_refused() -> None:
+    node = make_node()
+    fill(node, OBSERVER)
+    node.crash(0)
+    answer = node.change_roles(None, 3, g4=VOTER, g2=RETIRED)
+    assert refusal(answer) == "3 active voters are wanted, only 2 would be left"
+    assert isinstance(node.change_roles(None, 3, g4=VOTER, g1=RETIRED), ev.RolesChanged)
+    node.check_alive()
+
+
 def test_change_for_another_version_is_refused() -> None:
     node = make_node()
     answer = node.change_roles(1, g4=LEARNER)
