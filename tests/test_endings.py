@@ -52,6 +52,7 @@ GUESTS = {
     "bench dashboards": [],
     "bench link": [],
     "bench transfer": [],
+    "bench replay": [],
     "soak": [],
     "doctor": [],
 }

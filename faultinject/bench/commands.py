@@ -213,6 +213,25 @@ def transfer(data: Path | None, out: Path | None, as_json: bool, **options: Any)
 
 
 @bench.command()
+@click.option("--rounds", type=Integer(1, 1000), default=10, show_default=True,
+              help="Histories to make and to replay.")  # fmt: skip
+@click.option("--writes", type=Integer(100, 1_000_000), default=5000, show_default=True,
+              help="Writes of a history.")  # fmt: skip
+@click.option("--in-flight", type=Integer(1, 1024), default=64, show_default=True,
+              help="Requests at the same time, live.")  # fmt: skip
+@_keys
+@_accel
+@_data
+@_outputs
+def replay(data: Path | None, out: Path | None, as_json: bool, **options: Any) -> ExitCode:
+    """Measure the speed of a replay, compared with the live execution that it repeats."""
+    from faultinject.bench.replay import ReplayPlan, run_replay  # noqa: PLC0415
+
+    quiet_logs()
+    return _finish(run_replay(ReplayPlan(**options), _progress(as_json), data), out, as_json)
+
+
+@bench.command()
 @click.option("--most", type=Integer(1, 64), default=9, show_default=True,
               help="Boot nodes of 1, 2, ... up to so many guests.")  # fmt: skip
 @click.option("--memory", type=MEMORY, default=128, show_default=True,

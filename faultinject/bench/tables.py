@@ -15,6 +15,7 @@ from faultinject.bench.dashboards import CROWD, FEW, DashboardsReport
 from faultinject.bench.figures import FIGURES, number
 from faultinject.bench.link import LinkReport
 from faultinject.bench.memory import MemoryReport
+from faultinject.bench.replay import ReplayBenchReport
 from faultinject.bench.transfer import TransferReport
 from faultinject.host_facts import DiskFacts
 from faultinject.results.guest_capacity import CrowdReport
@@ -138,6 +139,22 @@ def _(report: MemoryReport) -> None:
     )
     out.print(f"[dim]{report.host}[/]")
     _show_disk(report.disk)
+
+
+@show.register
+def _(report: ReplayBenchReport) -> None:
+    out, plan = console(), report.plan
+    out.print(f"{plan.writes} writes a round, {plan.in_flight} in flight, durability fsync")
+    table = Table("round", "live", "replayed", "replayed/live", "replies that differ", "digests")
+    for at, each in enumerate(report.rounds, 1):
+        rates = [f"{rate:.0f} writes/s" for rate in (each.live, each.replayed)]
+        digests = f"{each.digests} met"
+        table.add_row(str(at), *rates, f"{each.ratio:.2f}", str(each.differing), digests)
+    out.print(table)
+    out.print(
+        f"median of replayed/live: {report.ratio:.2f}  "
+        f"(to reach: at least 1: {_yes(report.ratio >= 1)})"
+    )
 
 
 @show.register

@@ -47,7 +47,7 @@ class _Numbers(Text):
 
     def read(self, text: str) -> list[int]:
         """Return the numbers."""
-        from faultinject.simulation.plan import parse_numbers  # noqa: PLC0415
+        from faultinject.simulation.notation import parse_numbers  # noqa: PLC0415
 
         return parse_numbers(text)
 

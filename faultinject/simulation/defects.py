@@ -6,21 +6,11 @@ An edit is (module, old text, new text).  The old text must occur exactly once. 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from faultinject.simulation.plan import BURSTS, HISTORY, SWARM
+from faultinject.simulation.defect import Defect
+from faultinject.simulation.plan import BURSTS, HISTORY, ROLES, SWARM
+from faultinject.simulation.role_defects import ROLE_DEFECTS
 
 __all__ = ["DEFECTS", "Defect"]
-
-
-class Defect(NamedTuple):
-    """One planted defect.  ``first`` is the first of the seeds within which it must be detected."""
-
-    name: str
-    what: str
-    promises: tuple[str, ...]
-    edits: tuple[tuple[str, str, str], ...]
-    first: int = SWARM
 
 
 _ALL = (
@@ -427,10 +417,11 @@ _ALL = (
             ),
         ),
     ),
+    *ROLE_DEFECTS,
 )
 
-_FIRST = {"batch": BURSTS, "history": HISTORY}
-"""The first seed of defects whose name begins so."""
+_FIRST = {"batch": BURSTS, "history": HISTORY, "roles": ROLES}
+"""The first seeds of defects by the part of their names before the first hyphen."""
 DEFECTS: dict[str, Defect] = {
     defect.name: defect._replace(first=_FIRST.get(defect.name.partition("-")[0], SWARM))
     for defect in _ALL

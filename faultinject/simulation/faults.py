@@ -16,7 +16,7 @@ from random import Random
 import msgspec
 
 from faultinject.simulation.clients import run_client
-from faultinject.simulation.plan import REPLICA_FAULTS, Operation, SimFault
+from faultinject.simulation.plan import EXCHANGES, REPLICA_FAULTS, Operation, SimFault
 from faultinject.simulation.world import World
 from guests.protocol.wire import Decoder, FrameKind, encode
 from voter.core import events as ev
@@ -66,7 +66,11 @@ class SimFaultInjector:
 
     async def _inject(self, fault: SimFault) -> None:
         await asyncio.sleep(fault.at - self._world.loop.time())
-        if fault.kind not in REPLICA_FAULTS:
+        if fault.kind in EXCHANGES:
+            self._record(fault, "begins")
+            await self._world.operator.exchange(fault)
+            self._record(fault, "ends")
+        elif fault.kind not in REPLICA_FAULTS:
             await self._until_situation(fault)
             self._record(fault, "begins")
             await self._sustain(fault, self._begin(fault))

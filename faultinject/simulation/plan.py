@@ -11,19 +11,22 @@ few kinds and small gaps has such a pair nearly always.
 
 From ``BURSTS`` on, clients of most plans also make many requests at once.  The voter orders the
 requests of one turn of its loop as a batch.
+
+From ``ROLES`` on, most plans have a guest more than there are voters.  The supervisor exchanges
+guests by way of that free slot.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from random import Random
 
 import msgspec
 
 __all__ = [
-    "ALL_OF_IT", "BURSTS", "DEADLY", "HISTORY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM",
-    "SimFault", "Operation", "SimPlan", "make_plan", "parse_numbers", "write_numbers",
+    "ALL_OF_IT", "BURSTS", "DEADLY", "EXCHANGES", "HISTORY", "KINDS", "ROLES", "SITUATIONS",
+    "REPLICA_FAULTS", "SWARM",
+    "SimFault", "Operation", "SimPlan", "make_plan",
 ]  # fmt: skip
 
 SWARM = 1 << 32
@@ -32,6 +35,8 @@ BURSTS = SWARM + (1 << 55)
 """The first seed whose plan has bursts of requests."""
 HISTORY = BURSTS + (1 << 55)
 """The first seed whose plan keeps a history of the journal."""
+ROLES = HISTORY + (1 << 55)
+"""The first seed whose plan changes roles."""
 BATCH_FAULTS = ("cut-client", "corrupt-reply", "kill-service", "cut-link")
 """Faults after which a batch is voted on request by request: a retry, a lie, a lost replica."""
 ALL_OF_IT = 1 << 40
@@ -103,6 +108,7 @@ class SimPlan(msgspec.Struct, frozen=True):
     scrub: float = 60.0  # most seconds between two markers
     history: int = 0  # most bytes of older segments and checkpoints that the journal keeps
     follow: bool = False  # one replica gets its orders in batches
+    spares: int = 0  # slots without a voter
 
     @property
     def clients(self) -> int:
@@ -112,7 +118,8 @@ class SimPlan(msgspec.Struct, frozen=True):
     @property
     def only_replicas(self) -> bool:
         """Whether all faults are of replicas."""
-        return all(fault.kind in REPLICA_FAULTS for fault in self.faults) and not self.deadly
+        harmless = {**REPLICA_FAULTS, **EXCHANGES}
+        return all(fault.kind in harmless for fault in self.faults) and not self.deadly
 
     @property
     def deadly(self) -> bool:
@@ -168,6 +175,24 @@ OTHER_FAULTS = {"cut-client": 3}
 KINDS = {**REPLICA_FAULTS, **VOTER_FAULTS, **DISK_FAULTS, **OTHER_FAULTS}
 """All kinds of faults, with their weights."""
 
+EXCHANGES = {
+    "exchange-learner": 4,  # a guest in the free slot takes the place of the target-th voter
+    "exchange-observer": 3,  # the same, but it observes at first
+    "abandon-exchange": 2,  # it is retired once it has caught up
+}
+"""What the supervisor does with roles, with weights.  It is no fault, but planned as one:
+``seconds`` pass between the replica's catching up and the next change."""
+EXCHANGE_SITUATIONS = (
+    "changing roles",  # a change of roles was requested, and the voter has not answered
+    "standing by",  # a replica without a vote has caught up
+)
+EXCHANGE_FAULTS = {
+    "kill-voter": 6, "kill-voter-in-call": 6, "power-loss": 4, "stop-voter": 1, "disk-full": 1,
+    "disk-slow": 1, "kill-service": 2, "reboot": 2, "cut-link": 2, "hang": 2, "corrupt-reply": 5,
+    "corrupt-state": 3,
+}  # fmt: skip
+"""Faults that are added close to an exchange, with their weights."""
+
 _OPERATIONS = {"get": 35, "put": 30, "increment": 15, "delete": 7, "swap": 10, "create": 3}
 
 
@@ -181,7 +206,7 @@ def make_plan(seed: int) -> SimPlan:
     plan = _add_bursts(plan) if seed >= BURSTS else plan
     if seed >= HISTORY and plan.durability != "none":
         plan = msgspec.structs.replace(plan, history=_draw_history(seed))
-    return plan
+    return _add_exchanges(plan) if seed >= ROLES else plan
 
 
 def _allowed(durability: str) -> dict[str, int]:
@@ -407,29 +432,53 @@ def _add_bursts(plan: SimPlan) -> SimPlan:
     return msgspec.structs.replace(plan, operations=tuple(operations), faults=tuple(faults))
 
 
-# ---- parts of a plan, in the notation of the command line
-
-
-def write_numbers(numbers: Collection[int]) -> str:
-    """Return numbers as text: ``0-3,8``, or ``none`` for no numbers."""
-    parts: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if parts and parts[-1][1] == number - 1:
-            parts[-1] = parts[-1][0], number
-        else:
-            parts.append((number, number))
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
-
-
-def parse_numbers(text: str) -> list[int]:
-    """Parse the text of ``write_numbers``.  Raises ValueError."""
-    if text == "none":
-        return []
-    part = "[0-9]{1,6}(-[0-9]{1,6})?"
-    if not re.fullmatch(f"{part}(,{part})*", text):
-        raise ValueError(f"{text!r} is not like 0-3,8 or none")
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        numbers += range(int(first), int(last if dash else first) + 1)
-    return numbers
+def _add_exchanges(plan: SimPlan) -> SimPlan:
+    """Let the supervisor exchange guests, and add faults close to that."""
+    random = Random(f"{plan.seed} roles")
+    if random.random() < 0.15:
+        return plan
+    allowed = _allowed(plan.durability)
+    near = {kind: weight for kind, weight in EXCHANGE_FAULTS.items() if kind in allowed}
+    faults = [
+        msgspec.structs.replace(fault, target=REPLICAS) if random.random() < 0.25 else fault
+        for fault in plan.faults
+    ]
+    busy = sum(operation.pause for operation in plan.operations) / plan.clients
+    pause = random.choice((0.0, 0.02, 0.1))
+    index = 1 + max((fault.index for fault in faults), default=-1)
+    for _ in range(random.choice((1, 1, 2, 3, 5))):
+        at = 0.02 + random.random() * (busy + 0.1)
+        faults.append(
+            SimFault(
+                index=index,
+                kind=_draw(random, EXCHANGES),
+                at=at,
+                target=random.randrange(REPLICAS),
+                seconds=pause * random.random() * 2,
+            )
+        )
+        index += 1
+        if random.random() < 0.6:
+            faults.append(
+                SimFault(
+                    index=index,
+                    kind=_draw(random, near),
+                    at=at + random.expovariate(1 / 0.02),
+                    target=random.choice((*range(REPLICAS), REPLICAS, REPLICAS)),
+                    seconds=random.choice((0.0, 0.02, 0.3)),
+                    amount=round(_between(random, 1, 100)),
+                    situation=random.choice(("", *EXCHANGE_SITUATIONS)),
+                )
+            )
+            index += 1
+    if random.random() < 0.4 and "kill-voter" in near:  # what a checkpoint and a restart keep
+        plan = msgspec.structs.replace(
+            plan,
+            marker_every=random.randint(2, 6),
+            checkpoint_bytes=random.randint(200, 800),
+            segment=random.randint(700, 1500),
+        )
+        at = 0.02 + (0.5 + 0.5 * random.random()) * (busy + 0.1)
+        faults.append(SimFault(index, "kill-voter", at, amount=random.randint(1, 20)))
+    faults.sort(key=lambda fault: fault.at)
+    return msgspec.structs.replace(plan, faults=tuple(faults), spares=1)

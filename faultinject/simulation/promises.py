@@ -3,7 +3,8 @@
 The observer sees what the voter sends, what the guests reply and apply, and what is on the disk
 when a reply is released.  It observes from outside: bytes on the streams, calls into the services,
 blocks of the disk.  It takes one thing from the voter itself, which replicas are active and when:
-one event can admit a replica, win a vote with its ballot, and expel it again.
+one event can admit a replica, win a vote with its ballot, and expel it again.  Who may be active
+follows from the changes of roles that the voter journals.
 
 ``applied_order`` is the order as far as replicas have applied it.  A voided write is no part of it.
 The newest writes leave it when power is lost before they were durable and released.
@@ -15,6 +16,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import msgspec
 
 from faultinject.simulation.disk import SimDisk
 from faultinject.simulation.guest import SimGuest, WitnessedService
@@ -35,20 +38,22 @@ from guests.protocol.wire import (
     encode_order,
 )
 from guests.service import Context, state_digest
-from voter.core.events import Changed, Checkpointed, Effect
+from voter.core.entries import RoleChange
+from voter.core.events import Append, Changed, Checkpointed, Differed, Effect, RoleAssigned
 from voter.core.order import tag
-from voter.core.replica import State
+from voter.core.replica import Role, State
 from voter.native_protocol import Vote, decode_response, decode_several
 
 __all__ = ["PROMISES", "Breach", "PromiseObserver", "Write", "operation_of"]
 
 PROMISES = (
     "Agreement", "Order", "Durability", "Exactly once", "Fail-safe", "Liveness", "Bounded",
-    "Linearizability",
+    "Linearizability", "Roles",
 )  # fmt: skip
 DEADLY_LIMIT = 8
 """Most executions of a deadly read by one voter: by all three replicas, by all again if one of them
-came back first (``Engine._is_held_up``), and two trials."""
+came back first (``Intake.is_held_up``), and two trials.  Each change of roles adds three: a read
+whose replicas are retired is ordered again."""
 LEAST_RATE, CLOCK_LAG = 0.45, 0.01
 """Agreed time must advance at this rate at least (the voter promises half of the steady clock's),
 except for so many seconds: the engine's clock advances in ticks."""
@@ -123,9 +128,14 @@ class PromiseObserver:
         self._durable = 0  # length of the prefix of applied_order that is known to be on the disk
         self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag of its reply
         self._won: dict[int, set[bytes]] = {}  # seq: tags of replies that enough replicas gave
+        self._won_after: dict[int, int] = {}  # seq: changes of roles before its vote was won
         self.checkpoints: dict[int, str] = {}
         """The journal segment in use when a checkpoint was made, by its sequence number."""
         self._active: set[int] = set()
+        self.roles: dict[str, str] = {}
+        """The table of roles that the voter has journaled last, by name (g0, g1, ...)."""
+        self._role_changes: dict[int, RoleChange] = {}  # by version
+        self._assigned = 0  # times that a replica got another role
         self._epochs: dict[int, int] = {}  # of the last HELLO to each guest
 
     def breach(self, promise: str, text: str) -> None:
@@ -145,6 +155,8 @@ class PromiseObserver:
     def ordered(self, frame: Frame, guest: SimGuest) -> None:
         """Check an ORDER that the voter sends to a guest."""
         order = wire.decode_order(frame.payload)
+        if self.roles.get(f"g{guest.index}") == Role.RETIRED:
+            self.breach("Roles", f"guest {guest.index} is sent {frame.seq}, and is retired")
         if frame.flags & FLAG_READ_ONLY:
             return
         self._check_not_void(guest, frame.seq)
@@ -240,8 +252,9 @@ class PromiseObserver:
     def _count_deadly(self, operation: str) -> None:
         """Check that a read that ends services is not executed again and again by a voter."""
         self._deadly[self._life, operation] += 1
-        if self._deadly[self._life, operation] == DEADLY_LIMIT + 1:
-            text = f"read {operation} ends services, and is executed more than {DEADLY_LIMIT} times"
+        limit = DEADLY_LIMIT + 3 * self._assigned
+        if self._deadly[self._life, operation] == limit + 1:
+            text = f"read {operation} ends services, and is executed more than {limit} times"
             self.breach("Liveness", text)
 
     def _before(self, write: Write, tip: bytes | None) -> bytes:
@@ -292,10 +305,11 @@ class PromiseObserver:
     def _count(self, seq: int) -> None:
         tally: dict[bytes, int] = {}
         for guest, ballot in self._votes.get(seq, {}).items():
-            if guest in self._active:
+            if guest in self._active and self.roles.get(f"g{guest}", Role.VOTER) == Role.VOTER:
                 tally[ballot] = tally.get(ballot, 0) + 1
                 if tally[ballot] >= self._need:
                     self._won.setdefault(seq, set()).add(ballot)
+                    self._won_after.setdefault(seq, max(self._role_changes, default=0))
 
     def voter_started(self) -> None:
         """Forget which replicas are active: a voter has started."""
@@ -307,6 +321,12 @@ class PromiseObserver:
         for effect in effects:
             if isinstance(effect, Checkpointed):
                 self.checkpoints[effect.base.seq] = self._disk.last_segment()
+            if isinstance(effect, Append) and isinstance(effect.entry, RoleChange):
+                self.roles = effect.entry.roles
+                self._role_changes[effect.entry.version] = effect.entry
+            self._assigned += isinstance(effect, RoleAssigned)
+            if isinstance(effect, Differed):
+                self._check_difference(effect)
             if not isinstance(effect, Changed):
                 continue
             if effect.after == State.ACTIVE:
@@ -315,6 +335,36 @@ class PromiseObserver:
                     self._count(seq)
             else:
                 self._active.discard(effect.replica)
+
+    def _check_difference(self, effect: Differed) -> None:
+        """Check that a difference shows the reply that won."""
+        released = effect.released
+        if effect.request and released is not None:
+            self._count(effect.seq)
+            if self._won.get(effect.seq) and tag(released) not in self._won[effect.seq]:
+                self.breach("Agreement", f"a difference at {effect.seq} shows another reply")
+
+    def roles_resumed(self, version: int, roles: dict[str, str]) -> None:
+        """Take the table of a voter that has started; forget the changes that were lost."""
+        self.roles = roles
+        for lost in [each for each in self._role_changes if each > version]:
+            del self._role_changes[lost]
+
+    def roles_acknowledged(self, version: int) -> None:
+        """Check that an acknowledged change of roles is on the disk."""
+        if not self._are_roles_kept(version):
+            self.breach("Durability", f"roles {version} were acknowledged, and are not on the disk")
+
+    def _are_roles_kept(self, version: int) -> bool:
+        """Return whether a change of roles is on the disk, as its entry or in a checkpoint."""
+        change = self._role_changes.get(version)
+        if change is None or not self._journaled:
+            return True
+        entry = msgspec.msgpack.encode(change)
+        points = (name.rpartition("-") for name in self._disk.stored)
+        return self._disk.holds(entry, durable=self._durability == "fsync") or any(
+            what == "checkpoint" and n.isdigit() and int(n) >= change.seq for what, _, n in points
+        )
 
     def greeted(self, guest: SimGuest, epoch: int) -> None:
         """Record the epoch of a HELLO that the voter sends to a guest."""
@@ -357,6 +407,8 @@ class PromiseObserver:
             self.breach("Exactly once", f"two different replies were released for {seq}")
         if not self._journaled:
             return
+        if not self._are_roles_kept(self._won_after.get(seq, 0)):
+            self.breach("Durability", f"the reply to {seq} was released before the roles")
         while (
             self._durable < len(self.applied_order) and self.applied_order[self._durable].seq <= seq
         ):

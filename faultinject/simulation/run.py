@@ -25,11 +25,11 @@ from faultinject.simulation import checks
 from faultinject.simulation.clients import run_client
 from faultinject.simulation.faults import SimFaultInjector
 from faultinject.simulation.loop import Stuck
-from faultinject.simulation.plan import REPLICAS, Operation, SimPlan
+from faultinject.simulation.plan import Operation, SimPlan
 from faultinject.simulation.promises import Breach
 from faultinject.simulation.world import RESERVE, RunWatcher, SimRunner, World
 from voter import daemon
-from voter.core.replica import State
+from voter.core.replica import Role, State
 from voter.journal import journal
 
 __all__ = ["RunResult", "run"]
@@ -123,8 +123,8 @@ def _overdue() -> None:
 async def _main(world: World) -> None:
     """Run the plan, end all faults, and check the outcome."""
     loop, plan = world.loop, world.plan
-    for guest in world.guests:
-        guest.boot()
+    for index in sorted(world.in_use):
+        world.guests[index].boot()
     world.start_voter()
     supervisor = loop.create_task(_supervise(world))
     injector = SimFaultInjector(world)
@@ -137,7 +137,12 @@ async def _main(world: World) -> None:
     injector.end_all()
     if not world.refuses_to_start:
         clients.result()
-        await _settle(world)
+        settling = loop.create_task(world.operator.settle())
+        if await _until(world, lambda: settling.done() or world.refuses_to_start, RECOVERY):
+            await _settle(world)
+        else:
+            world.observer.breach("Liveness", "the roles cannot be changed after the last fault")
+        settling.cancel()
     supervisor.cancel()
     checks.check(world)
 
@@ -150,9 +155,10 @@ async def _supervise(world: World) -> None:
         now, runner = world.loop.time(), world.runner
         if world.ready_at > now and len(world.active) > 1:
             world.ready_at = now
-        for index in range(REPLICAS):
+        for index in range(len(world.guests)):
             state = world.state(index)
-            if runner is None or state is State.ACTIVE or index in world.under_fault:
+            votes = state is State.ACTIVE or world.role(index) is not Role.VOTER
+            if runner is None or votes or index in world.under_fault:
                 missing.pop(index, None)
                 continue
             since = missing.setdefault(index, now)
@@ -186,7 +192,7 @@ async def _run_clients(
 async def _settle(world: World) -> None:
     """Check that, with all faults ended, three replicas vote and every key can be read."""
     if not await _until(world, lambda: world.all_vote or world.refuses_to_start, RECOVERY):
-        states = [str(world.state(i)) for i in range(REPLICAS)]
+        states = [str(world.state(guest.index)) for guest in world.guests]
         refusal = f": {world.refusal}" if world.refusal else ""
         world.observer.breach(
             "Liveness", f"{RECOVERY:g} s after the last fault the replicas are {states}{refusal}"

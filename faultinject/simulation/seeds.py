@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from faultinject.simulation.plan import HISTORY
+from faultinject.simulation.plan import ROLES
 
 __all__ = ["KnownSeed", "fresh", "known", "source_revision"]
 
@@ -51,8 +51,8 @@ def fresh(count: int, revision: str, now_ns: int) -> range:
     """Return ``count`` consecutive seeds that no earlier run has used.
 
     The first is a hash of the revision and of the time in nanoseconds since 1970, one of 2^55
-    numbers from ``HISTORY`` on.  Two runs of a million seeds overlap with a probability of 10^-10.
+    numbers from ``ROLES`` on.  Two runs of a million seeds overlap with a probability of 10^-10.
     """
     digest = blake2b(f"{revision} {now_ns}".encode(), digest_size=8).digest()
-    start = HISTORY + int.from_bytes(digest) % (1 << 55)
+    start = ROLES + int.from_bytes(digest) % (1 << 55)
     return range(start, start + count)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from faultinject.simulation.plan import SimPlan, write_numbers
+from faultinject.simulation.notation import write_numbers
+from faultinject.simulation.plan import SimPlan
 from faultinject.simulation.run import RunResult, run
 
 __all__ = ["command_of", "fewest", "shrink"]

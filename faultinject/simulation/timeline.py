@@ -260,6 +260,11 @@ _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     ev.SessionOpened: lambda e: f"session {e.session[-4:].hex()} to ticket {e.ticket}",
     ev.Fail: lambda e: f"no reply to ticket {e.ticket}: {e.failure}: {e.detail}",
     ev.Changed: lambda e: f"g{e.replica}: {e.before} -> {e.after} ({e.reason})",
+    ev.ChangeRoles: lambda e: f"supervisor changes roles {e.version}: {e.roles}",
+    ev.RoleAssigned: lambda e: f"g{e.replica}: role {e.before} -> {e.after}",
+    ev.RolesChanged: lambda e: f"report that the roles have version {e.version}",
+    ev.RolesRefused: lambda e: f"refuse a change of roles: {e.detail}",
+    ev.Differed: lambda e: f"g{e.replica} differs at {e.seq}: {_reply(e.other or b'')}",
     ev.Voided: lambda e: f"request {e.seq} is voided",
     ev.ClockChanged: lambda e: (
         f"the wall clock is set by {e.wall_ns / 1e9:+.1f} s, "

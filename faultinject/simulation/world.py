@@ -29,14 +29,17 @@ from faultinject.simulation.loop import Process, Stuck, current_process
 from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.plan import REPLICAS, SimFault, SimPlan
 from faultinject.simulation.promises import PromiseObserver
+from faultinject.simulation.role_operator import RoleOperator
 from faultinject.simulation.streams import Conditions, Transport
 from voter import daemon
 from voter.address import Address
 from voter.config import Config, JournalConfig, ReplicaConfig, Timing
 from voter.core import Limits
 from voter.core.events import Effect, Event
-from voter.core.replica import State
+from voter.core.replica import Role, State
+from voter.core.resume import Past
 from voter.errors import JournalError
+from voter.journal import Journal
 from voter.runner import Clock, Runner
 
 __all__ = ["RESERVE", "RunWatcher", "SimRunner", "World"]
@@ -88,12 +91,20 @@ class SimRunner(Runner):
         def watched(event: Event) -> list[Effect]:
             effects = receive(event)
             world.observer.decided(effects)
+            world.operator.check(self.engine.members)
             return effects
 
         self.engine.receive = watched  # type: ignore[method-assign]
         self._watch_trials(world)
         if world.watcher is not None:
             world.watcher.watch_runner(self)
+
+    def begin(self, journal: Journal, past: Past, service: tuple[str, int] | None) -> None:
+        """Continue from the journal, and report the roles that it holds."""
+        super().begin(journal, past, service)
+        members = self.engine.members
+        World.current.observer.roles_resumed(members.roles_version, members.roles)
+        World.current.operator.restarted(members)
 
     def _watch_trials(self, world: World) -> None:
         """Tell the world which replicas are lost while a read is tried on them alone."""
@@ -158,8 +169,11 @@ class World:
             SimGuest(
                 self.loop, i, Conditions(plan.delay / 10, plan.delay, plan.split), self.observer
             )
-            for i in range(REPLICAS)
+            for i in range(REPLICAS + plan.spares)
         ]
+        self.in_use = set(range(REPLICAS))
+        """Guests that are to run: those of a free slot are off."""
+        self.operator = RoleOperator(self, {r.name: r.role for r in _configure(plan).replica})
         self._config = _configure(plan)
         if watcher is not None:
             watcher.attach(self)
@@ -289,6 +303,7 @@ class World:
         return runner is not None and all(
             guest.connected and replica.state is State.ACTIVE and replica.epoch == guest.epoch
             for guest, replica in zip(self.guests, runner.engine.members, strict=True)
+            if replica.role is Role.VOTER
         )
 
     @property
@@ -303,6 +318,10 @@ class World:
                 found["restoring"] = replica.index
             elif replica.state is State.LEARNER:
                 found["learning"] = replica.index
+            elif replica.state in (State.STANDBY, State.OBSERVER):
+                found["standing by"] = replica.index
+        if self.operator.changing:
+            found["changing roles"] = None
         marker = engine.checkpoints.marker
         if marker is not None and marker.keeper is not None:
             found["fetching"] = marker.keeper
@@ -314,18 +333,37 @@ class World:
 
     def reboot(self, index: int) -> None:
         """Replace a guest by a fresh one and admit it, as the supervisor does."""
+        if index not in self.in_use:
+            return
         guest = self.guests[index]
         guest.power_off()
         pause = 0.01 + self._random.random() * 0.05
 
         def boot() -> None:
-            if not guest.up:
+            if not guest.up and index in self.in_use:
                 guest.boot()
             runner = self.runner
             if runner is not None:
                 self.call_in_voter(runner.readmit, index)
 
         self.loop.call_later(pause, boot, context=self.loop.outside)
+
+    def power_on(self, index: int) -> None:
+        """Start a fresh guest in a free slot."""
+        self.in_use.add(index)
+        if not self.guests[index].up:
+            self.guests[index].boot()
+
+    def retire(self, index: int) -> None:
+        """End the guest of a slot that is free now, if it runs."""
+        self.in_use.discard(index)
+        if self.guests[index].up:
+            self.guests[index].power_off()
+
+    def role(self, index: int) -> Role:
+        """Return a replica's role according to the voter; retired if there is no voter."""
+        runner = self.runner
+        return runner.engine.members[index].role if runner is not None else Role.RETIRED
 
     def damage_disk(self, random: Random) -> None:
         """Kill the voter and change one bit of the journal before its next start.
@@ -360,7 +398,8 @@ class World:
         main, guests = self.observer.applied_order, self.guests
         if self.refuses_to_start:
             return False
-        return bool(main) and all(g.service and g.service.tip == main[-1].history for g in guests)
+        used = [guests[index] for index in self.in_use]
+        return bool(main) and all(g.service and g.service.tip == main[-1].history for g in used)
 
     def end(self) -> None:
         """End all processes and tasks of the run."""
@@ -388,7 +427,12 @@ def _configure(plan: SimPlan) -> Config:
         # Smaller than the configuration allows, so that a run uses many segments.
         msgspec.structs.force_setattr(journal, "segment", plan.segment + RESERVE)
     return Config(
-        replica=[ReplicaConfig(name=f"g{i}", link=f"unix:{i}") for i in range(REPLICAS)],
+        replica=[
+            ReplicaConfig(
+                name=f"g{i}", link=f"unix:{i}", role="voter" if i < REPLICAS else "retired"
+            )
+            for i in range(REPLICAS + plan.spares)
+        ],
         limits=limits,
         timing=Timing(request=5.0),
         journal=journal,

@@ -6,7 +6,7 @@ import subprocess
 from itertools import pairwise
 from pathlib import Path
 
-from faultinject.simulation.plan import BURSTS, make_plan
+from faultinject.simulation.plan import ROLES, make_plan
 from faultinject.simulation.promises import PROMISES
 from faultinject.simulation.seeds import fresh, known, source_revision
 from tests.project.tree import ROOT
@@ -16,7 +16,7 @@ def test_fresh_seeds_follow_from_commit_and_time_and_do_not_overlap() -> None:
     ranges = [fresh(1_000_000, revision, now) for revision in ("a", "b") for now in range(20)]
     assert ranges[0] == fresh(1_000_000, "a", 0)
     ranges.sort(key=lambda each: each.start)
-    assert ranges[0].start >= BURSTS
+    assert ranges[0].start >= ROLES
     for one, other in pairwise(ranges):
         assert one[-1] < other[0]
 

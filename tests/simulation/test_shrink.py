@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from faultinject.simulation.plan import make_plan, parse_numbers, write_numbers
+from faultinject.simulation.notation import parse_numbers, write_numbers
+from faultinject.simulation.plan import make_plan
 from faultinject.simulation.shrink import command_of, fewest
 
 

@@ -11,7 +11,15 @@ import pytest
 
 from faultinject.simulation.fingerprint import fingerprint
 from faultinject.simulation.hunt import hunt
-from faultinject.simulation.plan import BURSTS, KINDS, SITUATIONS, SWARM, make_plan
+from faultinject.simulation.plan import (
+    BURSTS,
+    EXCHANGES,
+    KINDS,
+    ROLES,
+    SITUATIONS,
+    SWARM,
+    make_plan,
+)
 from faultinject.simulation.run import run
 from faultinject.simulation.seeds import fresh, source_revision
 
@@ -76,6 +84,18 @@ def test_bursts_are_added_to_the_swarm_plan_of_most_seeds() -> None:
     bursts = [sum(o.concurrent and not o.pause for o in plan.operations) for plan in plans]
     assert 100 < sum(burst > 0 for burst in bursts) < 200
     assert max(bursts) > 60
+
+
+def test_exchanges_of_guests_are_added_to_most_seeds() -> None:
+    plans = [make_plan(seed) for seed in range(ROLES, ROLES + 200)]
+    kinds = [[fault.kind for fault in plan.faults if fault.kind in EXCHANGES] for plan in plans]
+    assert 150 < sum(map(bool, kinds)) < 190
+    assert {kind for each in kinds for kind in each} == set(EXCHANGES)
+    assert all(bool(each) == plan.spares for each, plan in zip(kinds, plans, strict=True))
+
+
+def test_earlier_seeds_keep_their_plans() -> None:
+    assert not any(make_plan(seed).spares for seed in (*range(50), SWARM, BURSTS, ROLES - 1))
 
 
 def test_all_promises_hold_on_fresh_seeds() -> None:
