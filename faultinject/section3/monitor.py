@@ -62,8 +62,8 @@ path = '^/search$'
 query = "' or '"
 action = "crash"
 """
-"""One rule for each flaw, written from the exploits below.  The variants were written afterwards, by
-the same author, and the rules were not changed since."""
+"""One rule for each flaw, written from the exploits below.  The variants were written afterwards,
+by the same author; the rules were not changed since."""
 
 
 class Call(NamedTuple):
