@@ -50,6 +50,7 @@ GUESTS = {
     "demo": [],
     "bench guests": [],
     "bench dashboards": [],
+    "bench roles": [],
     "bench link": [],
     "bench transfer": [],
     "bench replay": [],
