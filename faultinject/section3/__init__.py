@@ -3,5 +3,6 @@
 __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, str] = {
+    "monitor": "faultinject.section3.monitor",
     "replay": "faultinject.section3.replay",
 }
