@@ -265,6 +265,26 @@ def link(out: Path | None, as_json: bool, **options: Any) -> ExitCode:
 
 
 @bench.command()
+@click.option("--seconds", type=Number(5, 3600), default=300, show_default=True,
+              help="How long all rounds may take, without the node's start.")  # fmt: skip
+@click.option("--window", type=Number(1, 600), default=4, show_default=True,
+              help="Seconds of one window; a round has two.")  # fmt: skip
+@click.option("--load", type=Number(0.01, 1), default=0.3, show_default=True,
+              help="Load, as a part of the measured throughput.")  # fmt: skip
+@click.option("--stand-in", is_flag=True, help="Processes stand in for the guests.")
+@_seed
+@_accel
+@_data
+@_outputs
+def roles(data: Path | None, out: Path | None, as_json: bool, **options: Any) -> ExitCode:
+    """Measure what an observer in quarantine adds to the latency of clients' requests."""
+    from faultinject.bench.roles import RolesPlan, run_roles  # noqa: PLC0415
+
+    quiet_logs()
+    return _finish(run_roles(RolesPlan(**options), _progress(as_json), data), out, as_json)
+
+
+@bench.command()
 @click.option("--seconds", type=Number(10, 3600), default=300, show_default=True,
               help="How long all rounds may take, without the node's start.")  # fmt: skip
 @click.option("--window", type=Number(1, 600), default=10, show_default=True,
