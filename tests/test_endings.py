@@ -64,6 +64,7 @@ SHORT = {
     "request": ["GET", "/kv/a", "--dir", "{}/node"],
     "inject": ["crash", "g1", "--dir", "{}/node"],
     "heal": ["g1", "--dir", "{}/node"],
+    "rejuvenate": ["--all", "--dir", "{}/node"],
     "logs": ["--dir", "{}/node"],
     "trace": ["1", "--dir", "{}/node"],
     "dashboard": ["--dir", "{}/node"],

@@ -22,7 +22,7 @@ from deploy.host.install import how_to_install
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
-from deploy.node.configuration import check_paths
+from deploy.node.configuration import SPARES, check_paths
 from deploy.node.orphans import stop_watchdog
 from deploy.node.processes import find_orphans, find_processes
 from deploy.node.records import (
@@ -118,7 +118,10 @@ def prepare_node(
         raise DeployError(str(error), remedy=error.remedy, error_code=error.error_code) from error
     record = NodeRecord(
         # The node keeps its uuid, so that its journal remains valid; its guests are new.
-        uuids=(node or str(uuid.uuid4()), *(str(uuid.uuid4()) for _ in range(settings.guests))),
+        uuids=(
+            node or str(uuid.uuid4()),
+            *(str(uuid.uuid4()) for _ in range(settings.guests + SPARES)),
+        ),
         settings=settings,
         kernel=str(image.kernel),
         initrd=str(image.initrd),

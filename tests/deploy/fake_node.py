@@ -200,7 +200,7 @@ class FakeNode:
         names = [f"g{number}" for number in range(1, len(record.uuids))]
         self.spares = names[record.settings.guests :]
         self.starts: list[tuple[str, StartMethod, int, Image | None]] = []
-        self.fail_start = False
+        self.fail_start = self.fail_end = False
         self.hold_start = asyncio.Event()
         self.hold_start.set()
         service = record.settings.service
@@ -243,6 +243,8 @@ class FakeNode:
         return GuestArrival(how="cloned" if by == "clone" else "booted", seconds=0.1)
 
     async def end(self, name: str) -> None:
+        if self.fail_end:
+            raise DeployError(f"{name} cannot be ended")
         await self.guests[name].stop()
 
     async def down(self) -> None:
