@@ -230,6 +230,8 @@ def _show(report: ReplayReport, facts: dict[str, Any]) -> None:
     )
     same = sum(each.same for each in report.digests)
     line(f"digests: {same} of {len(report.digests)} are the voted ones")
+    if report.reverts:
+        line(f"the node was reverted at {', '.join(map(str, report.reverts))}")
     for each in [digest for digest in report.digests if not digest.same][:_SHOWN]:
         line(f"  the state at {each.seq} differs")
     for difference in report.differences[:_SHOWN]:

@@ -5,6 +5,9 @@ agreed time, caller and seed of its record.  Each reply's tag is compared with t
 voter journaled when it released the reply.  At each later checkpoint of the range the replica's
 digest is compared with the voted one: so replies that agree over a wrong state do not pass.
 
+A journal that was reverted (`trivisor monitor`) has a checkpoint that does not continue the writes
+before it.  There the replica gets that checkpoint, as the guests did.
+
 A write may end the service, which its own vote may have survived.  Then the replica starts again
 from the last checkpoint that it passed, and executes the writes that were under way one at a time.
 The one that ends it again is reported, and skipped from then on, as a voter voids it.
@@ -90,6 +93,7 @@ class ReplayReport(msgspec.Struct, kw_only=True):
     differing: int = 0
     differences: list[Difference] = []
     digests: list[DigestCheck] = []
+    reverts: list[int] = []  # checkpoints to which the node was reverted
     matching: int = 0
     matches: list[Match] = []
     callers: dict[str, int] = {}  # matches by caller
@@ -136,6 +140,7 @@ class Replay:
             if start.seq < each.seq and (until is None or each.seq <= until)
         ]
         self._passed = start  # the last checkpoint that was reached
+        self._history = start.history  # hash of the history up to the last write
         self._judged = 0  # sequence number of the last write that was judged
         self._careful = 0  # writes up to this one are executed one at a time
         self._deadly: set[int] = set()
@@ -205,6 +210,7 @@ class Replay:
             if record.seq <= self._judged:
                 continue  # executed again after the service had ended
             self._judged = report.last = record.seq
+            self._history = record.history
             report.writes += 1
             report.last_time = record.time_ns / 1e9
             report.first_time = report.first_time or report.last_time
@@ -282,6 +288,13 @@ class Replay:
 
     async def _pass(self, checkpoint: KeptCheckpoint, replica: Replica) -> None:
         """Compare the digest at a voted checkpoint, and ask about the state there."""
+        if checkpoint.history != self._history and self._judged < checkpoint.seq:
+            base, state = self._reader.load(checkpoint)
+            point = ev.Restore(0, checkpoint.seq, base.history, base.digest or b"", state)
+            await replica.restore(point)
+            self.report.reverts.append(checkpoint.seq)
+            self._history, self._passed = checkpoint.history, checkpoint
+            return
         wanted = self._wants("state")
         digest = await replica.digest(checkpoint.seq, keep=wanted)
         same = digest == checkpoint.digest

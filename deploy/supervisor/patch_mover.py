@@ -188,7 +188,7 @@ class Mover:
         elif now - self._waiting_since > WAIT_WARNING:
             self._waiting_since = now
             _log.warning(
-                "the patch waits: versions are mixed", number=record.number, reason=why,
+                "the patch waits", number=record.number, reason=why,
                 promoted=list(record.promoted), error_code="TV0776",
             )  # fmt: skip
 

@@ -3,5 +3,7 @@
 __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, str] = {
+    "monitor": "faultinject.section3.monitor",
     "replay": "faultinject.section3.replay",
+    "scrubbing": "faultinject.section3.scrubbing",
 }

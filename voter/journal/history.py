@@ -102,8 +102,8 @@ class History:
         kept = self._kept()
         checkpoints = [name for name in kept if "/checkpoint-" in name]
         # One that is not in the history is newer: recovery may start from it.
-        others = [name for name in self._files.names() if name.startswith("checkpoint-")]
-        needed = self._first_segment(checkpoints[1:] + others)
+        others = map(checkpoint_name, numbers_of(self._files.names(), "checkpoint"))
+        needed = self._first_segment([*checkpoints[1:], *others])
         # The checkpoint first: none is left without its segments if the voter is killed.
         gone = checkpoints[:1]
         gone += [name for name in kept if "/segment-" in name and name < needed]

@@ -185,7 +185,9 @@ class JournalReader:
     def entries(self, start: KeptCheckpoint) -> Iterator[Entry]:
         """Yield the entries after a checkpoint in their order, up to the end of the journal.
 
-        Some that the checkpoint holds come first, without their Record.  Raises JournalError.
+        Some that the checkpoint holds come first, without their Record.  If the journal was
+        reverted (``voter.journal.revert``), what was undone comes before what follows the new
+        checkpoint, whose ``history`` is then not that of the record before.  Raises JournalError.
         """
         place = _Place(start.first, None, start.history)
         number = start.segment
@@ -214,9 +216,11 @@ class JournalReader:
         self, data: bytes, at: int, path: str, place: _Place, after: int
     ) -> Iterator[Entry]:
         """Yield the entries of a segment, whose frames begin at ``at``."""
-        seed = self.identity.owner.seed
+        seed, begin = self.identity.owner.seed, at
         while True:
             frame, _ = find_frame(data, at, seed, place.frame, place.before)
+            if frame is None and at == begin:  # after a revert it names none before it
+                frame, _ = find_frame(data, at, seed, place.frame, 0)
             if frame is None:
                 if (proved(data, at, seed) or 0) < place.frame:
                     return
@@ -234,9 +238,16 @@ class JournalReader:
                 if isinstance(entry, Record):
                     if entry.seq <= after:
                         continue
+                    if entry.prev != place.history and self._is_reverted(entry):
+                        place.history = entry.prev
                     self._check_chain(entry, place.history, path)
                     place.history = entry.history
                 yield entry
+
+    def _is_reverted(self, record: Record) -> bool:
+        """Return whether a record continues a checkpoint to which the journal was reverted."""
+        kept = self.checkpoints()
+        return any(each.history == record.prev and 0 < each.seq < record.seq for each in kept)
 
     def _check_chain(self, r: Record, history: bytes, path: str) -> None:
         """Raise JournalError unless a record continues the history before it."""

@@ -242,12 +242,13 @@ class NodeFixture(Site):
         proxied: Collection[str] = (),
         journal: bool = False,
         limits: Mapping[str, float] | None = None,
+        function: str = "",
     ) -> MissionVoter:
         """Fork a voter over the first guests of the policy ``vote``.
 
         ``proxied``: guests whose links go through the proxy.  With ``journal`` it can be started
-        again after its death.  ``limits``: its limits, instead of the node's.  Raises OSError,
-        TimeoutError.
+        again after its death.  ``limits``: its limits, instead of the node's.  ``function``: the
+        address of a function F that another process serves.  Raises OSError, TimeoutError.
         """
         if self.function is not None:
             await self.function.renew()
@@ -257,7 +258,7 @@ class NodeFixture(Site):
             {name: self.link_address(name, proxied=name in proxied) for name in names},
             limits or {"hang": self.spec.hang},
             journal=journal,
-            function="" if self.function is None else self.function.address,
+            function=function if self.function is None else self.function.address,
         )
         return self.voter
 

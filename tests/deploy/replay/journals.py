@@ -12,6 +12,7 @@ from guests.service import Service
 from guests.services.kv import KeyValue
 from tests.voter.journal.disk import Open, opened
 from voter.core.entries import Base, Entry, Record, Settled, Void
+from voter.core.journal_state import RESERVED
 from voter.core.order import history_after, tag
 from voter.journal import Directory
 
@@ -70,7 +71,8 @@ class JournalMaker:
         await self.run.durable()
         self.seq += 1
         seq, state = self.seq, b"".join(self.service.snapshot())
-        base = Base(seq, self._history, self.service.digest(), self.time_ns)
+        reserved = (seq // RESERVED + 1) * RESERVED
+        base = Base(seq, self._history, self.service.digest(), self.time_ns, reserved)
         self.run.journal.checkpoint(base, state)
         await self.run.until(lambda: self.run.journal.status()["checkpoint_seq"] == seq)
 

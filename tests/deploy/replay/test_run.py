@@ -19,7 +19,9 @@ from guests.services.kv import KeyValue
 from tests.deploy.replay.journals import JournalMaker, make_journal, put
 from tests.errors import raises
 from tests.voter.node import EXEC_KV
+from voter.journal import Directory
 from voter.journal.reader import JournalReader
+from voter.journal.revert import apply_revert, plan_revert
 
 pytestmark = pytest.mark.asyncio
 
@@ -210,6 +212,34 @@ async def test_a_write_that_ends_the_service_is_found_and_the_rest_is_replayed(
     assert [(each.seq, each.kind) for each in report.differences] == [(122, "ended")]
     assert (report.writes, report.voided, report.compared) == (300, 1, 299)
     assert [each.same for each in report.digests] == [True, True, True]
+
+
+async def test_a_journal_that_was_reverted_is_replayed_as_the_guests_lived_it(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "j"
+    await make_journal(directory, steps)
+    plan = plan_revert(directory, 250)
+    assert plan.checkpoint == 202
+    files = Directory(directory)
+    await apply_revert(files, directory, plan)
+    files.close()
+    state = KeyValue()
+    _, kept = JournalReader(directory).load(JournalReader(directory).checkpoints()[-1])
+    state.restore(kept)
+
+    def more(maker: JournalMaker) -> Iterable[None]:
+        maker.seq = plan.seq
+        for at in range(50):
+            maker.write(put(f"key-{at % 7}", f"after-{at}"))
+        yield
+
+    await make_journal(directory, more, service=state)
+    report = await replay(directory)
+    assert (report.reverts, report.writes, report.agrees) == ([plan.seq], 550, True)
+    assert [each.seq for each in report.digests] == [101, 202, 303, 404, 505, plan.seq + 51]
+    later = await replay(directory, start=plan.seq)
+    assert (later.reverts, later.writes, later.agrees) == ([], 50, True)
 
 
 async def test_a_replica_that_ends_each_time_or_says_nothing_is_an_error(tmp_path: Path) -> None:

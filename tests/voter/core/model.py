@@ -24,7 +24,7 @@ from voter.core.followers import HOLD_MOST, HOLD_TIME
 from voter.core.poll import Poll
 from voter.core.replica import Role, State
 
-__all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
+__all__ = ["FAULTS", "FIRST_CHANGE", "Node", "Replica", "apply", "digest_of", "make_engine"]
 
 FAULTS = (
     "lie",  # its replies are wrong
@@ -46,6 +46,8 @@ FAULTS = (
 
 REPLIES = 50
 """Replies to writes that a replica keeps."""
+FIRST_CHANGE = 1 << 32
+"""The ticket of the first change of roles is the next one."""
 HANG = 2.0
 """Seconds without progress after which a replica is lost in these tests."""
 
@@ -279,6 +281,7 @@ class Node:
         self.now = 100.0
         self.epochs = 0
         self.tickets = 0
+        self.changes = 0  # of roles
         self.records: dict[int, Record] = {}
         self.expected: dict[int, bytes] = {}  # reply of a correct service, by place
         self.requests: dict[int, bytes] = {}
@@ -366,11 +369,12 @@ class Node:
         self, version: int | None = None, active: int = 0, voters: int = 0, /, **roles: str
     ) -> ev.RolesChanged | ev.RolesRefused | None:
         """Change roles; return the answer, if it has come."""
-        self.tickets += 1
+        self.changes += 1
         if version is None:
             version = self.engine.members.roles_version
-        self.feed(ev.ChangeRoles(self.tickets, version, roles, "a test", active, voters))
-        return self.answers.get(self.tickets)
+        ticket = FIRST_CHANGE + self.changes
+        self.feed(ev.ChangeRoles(ticket, version, roles, "a test", active, voters))
+        return self.answers.get(ticket)
 
     def lose(self, index: int) -> None:
         """Cut a link; the replica keeps its state."""

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.voter.core.model import HANG, Node, make_engine
+from tests.voter.core.model import FIRST_CHANGE, HANG, Node, make_engine
 from tests.voter.core.test_durable import DurableNode
 from tests.voter.core.test_promises import POLICIES, AnyFaults, World, random_limits
 from voter.core import Limits
@@ -125,7 +125,7 @@ def test_change_for_another_version_is_refused() -> None:
 def test_change_that_changes_nothing_is_answered_with_the_present_version() -> None:
     node = make_node()
     seq = node.engine.log.seq
-    assert node.change_roles(g1=VOTER) == ev.RolesChanged(node.tickets, 0, 0)
+    assert node.change_roles(g1=VOTER) == ev.RolesChanged(FIRST_CHANGE + 1, 0, 0)
     assert node.engine.log.seq == seq
 
 
@@ -322,7 +322,8 @@ def test_change_of_roles_is_answered_once_it_is_durable() -> None:
     node = make_durable()
     assert node.change_roles(g4=LEARNER) is None
     node.sync()
-    assert node.answers[node.tickets] == ev.RolesChanged(node.tickets, 1, node.engine.log.seq)
+    ticket, seq = FIRST_CHANGE + 1, node.engine.log.seq
+    assert node.answers[ticket] == ev.RolesChanged(ticket, 1, seq)
 
 
 def test_open_vote_waits_until_the_change_is_durable() -> None:

@@ -91,6 +91,17 @@ async def test_the_oldest_is_removed_beyond_the_bound_and_the_rest_can_be_read(
     assert all(b == a + 1 for a, b in pairwise(segments))
 
 
+async def test_a_damaged_checkpoint_of_the_journal_keeps_no_history() -> None:
+    disk = Disk()
+    async with opened(disk, history=PLENTY) as run:
+        await rounds(run, 2)
+    name = next(name for name in disk.names() if name.startswith("checkpoint"))
+    disk.inodes[f"{name}.bad"] = disk.inodes[name]
+    async with opened(disk, history=1) as run:
+        await rounds(run, 4)
+    assert kept(disk) == []
+
+
 async def test_large_checkpoints_are_kept_rarely() -> None:
     disk = Disk()
     async with opened(disk, history=PLENTY) as run:
