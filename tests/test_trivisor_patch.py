@@ -96,8 +96,7 @@ def test_patch_that_does_not_boot_is_rejected(node: Node, tmp_path: Path) -> Non
 def test_bad_patch_is_rejected_and_no_client_notices(node: Node, tmp_path: Path) -> None:
     bad = write(tmp_path, "bad.py", CRASHES)
     with Halves(node.status()["http"]) as load:
-        started = patch(node, "start", "--service", bad, "--auto", "--after", "5000", code=1)
-        assert "crash" in started["error"]
+        patch(node, "start", "--service", bad, "--auto", "--after", "100000")
         wait_until(lambda: node.status()["patch"]["phase"] == "rejected")
     assert load.failed == []
     found = patch(node, "diff", code=ExitCode.FAILED)["differences"]

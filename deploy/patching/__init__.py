@@ -5,3 +5,7 @@ The supervisor starts the copy and promotes it (``deploy.supervisor.patcher``); 
 ``rules`` holds the expected differences, ``judgement`` decides whether the quarantine has ended,
 ``store`` keeps the differences and ``record`` the state of the patch on disk.
 """
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -268,8 +268,7 @@ class Membership:
         """Have the voter change these roles in one step; return the table's version.
 
         Does nothing if they are so already, for example after an answer was lost.  Returns when the
-        change is durable.  ``active``: so many voters must be active afterwards, if that is more
-        than a majority; ``voters``: so many there are to be, if not as many as now or n.  Raises
+        change is durable.  ``active`` and ``voters`` as for `VoterControl.change_roles`.  Raises
         RolesRefused or VoterUnreachable after ``patience`` seconds.
         """
         deadline = time.monotonic() + patience
@@ -472,25 +471,13 @@ class SlotOperation:
         """Leave it as it is, also across a restart of the supervisor, until somebody decides."""
         self._step("holding", survives=True)
 
-    async def replace(
-        self,
-        retired: Callable[[], Awaitable[object]] | None = None,
-        *,
-        active: int = 0,
-        patience: float = VOTER_TIMEOUT,
-    ) -> None:
+    async def replace(self, retired: Callable[[], Awaitable[object]] | None = None) -> None:
         """Make it a voter in place of the old one, call ``retired``, end the old VM.
 
-        ``active`` and ``patience`` as for `Membership.change`.  Raises DeployError.  From the
-        voter's answer on, the next supervisor completes this.
+        Raises DeployError.  From the voter's answer on, the next supervisor completes this.
         """
         self._step("replacing")
-        await self._membership.change(
-            {self.slot: "voter", self.guest: "retired"},
-            self._reason,
-            active=active,
-            patience=patience,
-        )
+        await self._membership.change({self.slot: "voter", self.guest: "retired"}, self._reason)
         self._step("ending")
         if retired is not None:
             await retired()

@@ -88,10 +88,8 @@ class Supervisor:
         self._node = make_node(layout, self.record)
         self.guests: Mapping[str, GuestPort] = self._node.guests
         self.history = EventHistory()
-        if self._watchdog.ended:
-            self.history.add(
-                "supervisor restarted", times=self._watchdog.restarts, ended=self._watchdog.ended
-            )
+        if ended := self._watchdog.ended:
+            self.history.add("supervisor restarted", times=self._watchdog.restarts, ended=ended)
         self.storage = Storage(layout, self.history, repair_room=2 * self.settings.memory_mib << 20)
         self._recorded = True
         self._control = VoterControl(layout.voter_control)
@@ -150,10 +148,10 @@ class Supervisor:
             history=self.history,
         )
         image = NodeImage(layout, self.record)
-        parts = (self._observer, self._control, self._repairer, self._records)
         self.patcher = make_patcher(
-            layout, image, self._node, self.membership, *parts, self.storage, self.history
-        )
+            layout, image, self._node, self.membership, self._observer, self._control,
+            self._repairer, self._records, self.storage, self.history,
+        )  # fmt: skip
         self._status = NodeStatus(
             layout,
             image,
@@ -468,7 +466,7 @@ class Supervisor:
         return record
 
     async def heal(self, guest: str) -> dict[str, Any]:
-        """End the guest's fault, restore the guest if necessary, return once it votes.
+        """End the guest's fault, restore it if necessary, return once it votes.
 
         Raises DeployError, also if it must be restored and no majority votes without it.
         """
@@ -488,10 +486,7 @@ class Supervisor:
     async def rejuvenate(
         self, guest: str, *, by: Method | None = None, share: int | None = None
     ) -> dict[str, Any]:
-        """Replace a guest by a fresh one; return once that votes and the old one has ended.
-
-        Raises DeployError; the old guest stays then.
-        """
+        """Replace a guest by a fresh one, or raise DeployError: the old guest stays then."""
         self.find(guest)
         if self.phase != "up":
             raise DeployError(f"the node is {self.phase}", error_code="TV0746")

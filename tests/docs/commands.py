@@ -103,8 +103,6 @@ ELSEWHERE: dict[str, str] = {
         f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
     "trivisor patch rules expected.toml --use":
         f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
-    "trivisor up --service fixed.py":
-        f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
     "trivisor rejuvenate --all":
         f"{_REJUVENATE}::test_all_guests_are_replaced_under_load_and_no_client_notices",
     "trivisor rejuvenate g2":
