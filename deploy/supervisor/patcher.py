@@ -312,8 +312,8 @@ class Patcher:
         """Do the next step of the patch, if there is one."""
         record = self.record
         if record is None:
-            await self._slots.finish()
-        elif record.phase is Phase.PREPARING:
+            return
+        if record.phase is Phase.PREPARING:
             await self._prepare(record)
         elif record.phase is Phase.QUARANTINE:
             await self._observe(record)
