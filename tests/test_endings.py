@@ -53,6 +53,7 @@ GUESTS = {
     "bench roles": [],
     "bench link": [],
     "bench transfer": [],
+    "bench rejuvenation": ["--quick"],
     "bench replay": [],
     "soak": [],
     "doctor": [],

@@ -28,6 +28,9 @@ from voter.commands.terminal import ExitCode, print_json, quiet_logs, warn
 
 __all__ = ["bench"]
 
+REPLACEMENTS = ("100 %", "50 %", "25 %", "10 %", "lowest weight", "clone", "in place")
+"""The settings of `bench rejuvenation`; importing them from there would be slow."""
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _accel = click.option(
@@ -229,6 +232,51 @@ def replay(data: Path | None, out: Path | None, as_json: bool, **options: Any) -
 
     quiet_logs()
     return _finish(run_replay(ReplayPlan(**options), _progress(as_json), data), out, as_json)
+
+
+@bench.command()
+@click.option("--rounds", type=Integer(1, 1000), default=40, show_default=True,
+              help="Pairs of windows for each setting.")  # fmt: skip
+@click.option("--window", type=Number(1, 600, "seconds"), default=5, show_default=True,
+              help="Seconds of a quiet window; one with a replacement may be longer.")  # fmt: skip
+@click.option("--rate", type=Number(1, 100_000, "requests a second"), default=150,
+              show_default=True, help="Requests a second.")  # fmt: skip
+@click.option("--only", type=Choice(list(REPLACEMENTS)), multiple=True, metavar="SETTING",
+              help=f"Measure only this setting; may be repeated. One of {', '.join(REPLACEMENTS)}.",
+              )  # fmt: skip
+@click.option("--quick", is_flag=True,
+              help="One round of short windows: shows that all of it works.")  # fmt: skip
+@click.option("--plot", type=output_file(".png", ".svg"),
+              help="Draw the settings (.png or .svg).")  # fmt: skip
+@_seed
+@_accel
+@_data
+@_outputs
+def rejuvenation(
+    only: tuple[str, ...],
+    quick: bool,
+    plot: Path | None,
+    data: Path | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> ExitCode:
+    """Measure what clients notice while a guest is replaced, by each way to start the new one."""
+    from faultinject.bench.rejuvenation import (  # noqa: PLC0415
+        SETTINGS,
+        RejuvenationPlan,
+        plot_rejuvenation,
+        run_rejuvenation,
+    )
+
+    quiet_logs()
+    if quick:
+        options |= {"rounds": 1, "window": 2.0}
+    plan = RejuvenationPlan(settings=only or tuple(SETTINGS), **options)
+    report = run_rejuvenation(plan, _progress(as_json), data)
+    if plot is not None:
+        plot_rejuvenation(report, plot)
+    return _finish(report, out, as_json)
 
 
 @bench.command()

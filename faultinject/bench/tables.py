@@ -15,6 +15,7 @@ from faultinject.bench.dashboards import CROWD, FEW, DashboardsReport
 from faultinject.bench.figures import FIGURES, number
 from faultinject.bench.link import LinkReport
 from faultinject.bench.memory import MemoryReport
+from faultinject.bench.rejuvenation import SETTINGS, RejuvenationReport
 from faultinject.bench.replay import ReplayBenchReport
 from faultinject.bench.roles import RolesReport
 from faultinject.bench.transfer import TransferReport
@@ -31,6 +32,8 @@ SHOWN_GOAL = 1.1
 """How many times larger p99 may be with 20 open dashboards than without."""
 OBSERVED_GOAL = 1.05
 """How many times larger p50 may be with an observer than without."""
+CLONE_GOAL = 1.5
+"""How long a clone may take until it votes, in boots with a whole processor."""
 DURING_GOAL = 2.0
 """How many times larger p99 may be during a transfer."""
 
@@ -158,6 +161,39 @@ def _(report: ReplayBenchReport) -> None:
         f"median of replayed/live: {report.ratio:.2f}  "
         f"(to reach: at least 1: {_yes(report.ratio >= 1)})"
     )
+
+
+@show.register
+def _(report: RejuvenationReport) -> None:
+    out, plan = console(), report.plan
+    out.print(f"{plan.rate:g} requests/s, windows of {plan.window:g} s; medians (quartiles)")
+    table = Table("new guest", "pairs", "votes after", "p50 during/quiet", "p99 during/quiet",
+                  "failed", "bounded by")  # fmt: skip
+    for setting in SETTINGS:
+        pairs = report.of(setting)
+        if not pairs:
+            continue
+        cells = []
+        for key, unit in (("seconds", " s"), ("p50", ""), ("p99", "")):
+            low, middle, high = report.quartiles(setting, key)
+            cells.append(f"{middle:.2f}{unit} ({low:.2f} to {high:.2f})")
+        bounds = ", ".join(sorted({each.bounded for each in pairs}))
+        failed = sum(each.failed for each in pairs)
+        table.add_row(setting, str(len(pairs)), *cells, str(failed), bounds)
+    out.print(table)
+    if (ratio := report.clone_to_boot) is not None:
+        out.print(
+            f"clone/boot with a whole processor: {ratio:.2f}  "
+            f"(to reach: at most {CLONE_GOAL:g}: {_yes(ratio <= CLONE_GOAL)})"
+        )
+    if report.of("clone"):
+        p99 = report.quartiles("clone", "p99")[1]
+        out.print(
+            f"p99 while a clone takes a place: {p99:.2f} times  "
+            f"(to reach: at most {DURING_GOAL:g}: {_yes(p99 <= DURING_GOAL)})"
+        )
+    _show_others(report.others)
+    out.print(f"[dim]seed {plan.seed}; {report.host}[/]")
 
 
 @show.register
