@@ -139,6 +139,7 @@ class Repairer:
                 served=served,
                 throttled=bool(status.get("throttled")),
                 limit=limit,
+                votes=self._is_voter(name),
             )
             await guest.yield_processor(yields)
 

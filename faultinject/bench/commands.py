@@ -320,6 +320,8 @@ def link(out: Path | None, as_json: bool, **options: Any) -> ExitCode:
 @click.option("--load", type=Number(0.01, 1), default=0.3, show_default=True,
               help="Load, as a part of the measured throughput.")  # fmt: skip
 @click.option("--stand-in", is_flag=True, help="Processes stand in for the guests.")
+@click.option("--yields/--no-yields", default=True, show_default=True,
+              help="Give the fourth guest's QEMU the lowest priority.")  # fmt: skip
 @_seed
 @_accel
 @_data

@@ -3,7 +3,8 @@
 A node has three voters and a fourth guest.  In each round there is a window in which the fourth
 guest is paused and its replica retired, and one in which the guest runs and its replica observes.
 So the difference is all that a quarantine adds: the guest, its requests, and the comparisons.  The
-windows of a round are compared with each other.
+fourth guest's QEMU has the lowest priority, as no client needs its replies.  The windows of a round
+are compared with each other.
 
 Each window is measured in two ways: one client makes one request after the other, and requests
 start at fixed times, at a part of the measured throughput.
@@ -47,6 +48,7 @@ class RolesPlan(msgspec.Struct, frozen=True, kw_only=True):
     window: float
     load: float  # part of the measured throughput
     stand_in: bool  # processes (``exec:``) stand in for guests
+    yields: bool  # the fourth guest's QEMU has the lowest priority
     accel: rig.Requested
     seed: int
 
@@ -119,6 +121,7 @@ async def _run(plan: RolesPlan, directory: Path, progress: Callable[[str], None]
             children, directory / "voter", links, durability="fsync", spares=1
         )
         if node is not None:
+            await node.guests[SPARE].yield_processor(plan.yields)
             await node.guests[SPARE].pause()
         client = await stack.enter_async_context(await Client.connect(voter.native))
         requests = rig.puts(100)

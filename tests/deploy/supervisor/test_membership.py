@@ -260,6 +260,43 @@ async def test_supervisor_that_dies_in_a_step_leaves_the_state_before_or_after(
 
 
 @pytest.mark.parametrize("step", ["joining", "replacing", "ending"])
+async def test_host_that_dies_in_a_step_leaves_the_state_before_or_after(
+    scratch: Path, step: Step
+) -> None:
+    """Every process ends, and the record of the roles is as old as the operation."""
+    first = Running(plan(scratch))
+    await first.start_ready()
+    await put(first, 20)
+    path, reached = first.layout.membership, asyncio.Event()
+
+    async def operate() -> None:
+        async with first.supervisor.membership.operation("rejuvenation", "g2") as operation:
+            old = path.read_bytes()
+            await carry_out(first.supervisor.membership, operation, step)
+            path.write_bytes(old)
+            reached.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(operate())
+    await asyncio.wait_for(reached.wait(), 60)
+    os.kill(await first.voter_pid(), signal.SIGKILL)
+    old = path.read_bytes()
+    await first.stop()
+    await asyncio.gather(task, return_exceptions=True)
+    path.write_bytes(old)
+    async with running(scratch) as second:
+        done = step == "ending"
+        voters = ("g1", "g3", "g4") if done else ("g1", "g2", "g3")
+        await until(second.all_active)
+        assert table(second) == roles(*voters)
+        assert sorted(await second.states()) == sorted(voters)
+        [event] = second.events("operation found")
+        assert event["outcome"] == ("complete" if done else "rolled back")
+        async with await second.client() as client:
+            assert (await client.request("GET", "/kv/k19")).body == b"v"
+
+
+@pytest.mark.parametrize("step", ["joining", "replacing", "ending"])
 async def test_voter_that_dies_in_a_step_does_not_fail_the_operation(
     scratch: Path, step: str
 ) -> None:

@@ -24,7 +24,9 @@ def test_ratios_are_taken_within_a_round() -> None:
         {"none": observed(0.1), "observer": observed(0.1, failed=1)},
         {"none": observed(0.02), "observer": observed(0.024)},
     ]
-    plan = RolesPlan(seconds=1, window=1, load=0.3, stand_in=True, accel="auto", seed=1)
+    plan = RolesPlan(
+        seconds=1, window=1, load=0.3, stand_in=True, yields=True, accel="auto", seed=1
+    )
     report = RolesReport(
         plan=plan, seconds=1, host=describe_host(accel="none", load_before=0), replicas="none",
         throughput=1, rate=1, rounds=rounds, others=0,

@@ -20,7 +20,7 @@ from voter.core.batch import Batch
 from voter.core.comparisons import KEPT_BYTES
 from voter.core.entries import Record
 from voter.core.events import Effect, Event, Failure
-from voter.core.followers import HOLD_MOST, HOLD_TIME
+from voter.core.followers import HOLD_MOST, HOLD_TIME, WATCHED_TIME
 from voter.core.poll import Poll
 from voter.core.replica import Role, State
 
@@ -432,6 +432,8 @@ class Node:
         """Let the time pass after which no order is held; return the replicas that got some."""
         if any(replica.held for replica in self.replicas):
             self.tick(HOLD_TIME)
+        if any(replica.held for replica in self.replicas):
+            self.tick(WATCHED_TIME - HOLD_TIME)  # of replicas without a vote
         return self.busy()
 
     def start(self) -> Node:
@@ -601,7 +603,9 @@ class Node:
             orders = [effect for _, effect in each.held]
             held = sum(len(e.records) if isinstance(e, ev.SendAll) else 1 for e in orders)
             assert held < HOLD_MOST
-            assert all(self.now - since < HOLD_TIME for since, _ in each.held)
+            votes = engine.members[each.index].role is Role.VOTER
+            longest = HOLD_TIME if votes else WATCHED_TIME
+            assert all(self.now - since < longest for since, _ in each.held)
         expected = {seq: poll.unanswered for seq, poll in (engine.polls.open | batches).items()}
         due = dict.fromkeys(expected, 0)
         for replica in engine.members:

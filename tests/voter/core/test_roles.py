@@ -17,7 +17,7 @@ from tests.voter.core.test_promises import POLICIES, AnyFaults, World, random_li
 from voter.core import Limits
 from voter.core import events as ev
 from voter.core.entries import Base, Entry, Record, RoleChange
-from voter.core.followers import HOLD_TIME
+from voter.core.followers import WATCHED_TIME
 from voter.core.replica import CAUGHT_UP, Role, State
 from voter.journal.format import decode_entries
 
@@ -175,7 +175,7 @@ def test_ballot_of_a_new_voter_counts_in_open_votes() -> None:
     node = make_node()
     fill(node, LEARNER)
     ticket = node.submit(b"a")
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     node.run_one(3)
     node.run_one(0)
     assert ticket not in node.results
@@ -277,7 +277,9 @@ def test_orders_to_an_observer_are_held_although_voters_get_them_at_once() -> No
     fill(node, OBSERVER)
     node.submit(b"a")
     assert [bool(replica.inbox) for replica in node.replicas] == [True, True, True, False]
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME / 2)
+    assert not node.replicas[3].inbox, "also while nothing else happens"
+    node.tick(WATCHED_TIME / 2)
     assert node.replicas[3].inbox
 
 
@@ -331,7 +333,7 @@ def test_open_vote_waits_until_the_change_is_durable() -> None:
     fill_durably(node, LEARNER)
     ticket = node.ask(b"a")
     node.sync()
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     node.run_one(3)
     node.run_one(0)
     node.change_roles(g4=VOTER, g2=RETIRED)
