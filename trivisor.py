@@ -42,6 +42,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "heal",
         "Undo an injected fault; return when the guest votes again.",
     ),
+    "rejuvenate": (
+        "deploy.commands.rejuvenate",
+        "rejuvenate",
+        "Replace running guests by fresh ones while the node serves.",
+    ),
+    "patch": (
+        "deploy.commands.patch",
+        "patch",
+        "Change the guests' software while the node serves.",
+    ),
     "logs": (
         "deploy.commands.logs",
         "logs",

@@ -470,10 +470,10 @@ def fill(file: Path) -> None:
 
 @pytest.fixture
 def small_disk(shared_scratch: Path) -> Iterator[Path]:
-    """Give a file system of 420 MiB: three guests need 330."""
+    """Give a file system of 500 MiB: three guests and their template need 410."""
     disk = shared_scratch / "disk"
     disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=420m,mode=700", "trivisor", str(disk)]
+    words = ["mount", "-t", "tmpfs", "-o", "size=500m,mode=700", "trivisor", str(disk)]
     if os.geteuid() != 0 or subprocess.run(words, capture_output=True).returncode != 0:
         pytest.skip("only root can mount a small file system")
     yield disk

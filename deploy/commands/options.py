@@ -39,6 +39,7 @@ __all__ = [
     "json_option",
     "layout_of",
     "node_options",
+    "rejuvenation_options",
 ]
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -132,6 +133,38 @@ _NODE_OPTIONS = (
 def node_options(command: T) -> T:
     """Give a command the options of a node that `up` and `deploy` have."""
     for option in reversed(_NODE_OPTIONS):
+        command = option(command)
+    return command
+
+
+_REJUVENATION_OPTIONS = (
+    click.option(
+        "--rejuvenate-every",
+        type=Number(0, 365 * DAY, "seconds", above=True),
+        help="Replace each guest by a fresh one once in this time, one after another.",
+    ),
+    click.option(
+        "--rejuvenate-by",
+        type=click.Choice(["clone", "boot", "in-place"]),
+        default="clone",
+        show_default=True,
+        help="How: a clone of a freshly booted guest, a boot, or the guest's own clean snapshot, "
+        "during which it does not vote.",
+    ),
+    click.option(
+        "--boot-share",
+        type=Integer(0, 100),
+        default=50,
+        show_default=True,
+        help="Percent of one processor for a guest that boots beside the running ones; 0: what "
+        "these leave.",
+    ),
+)
+
+
+def rejuvenation_options(command: T) -> T:
+    """Give a command the options on the replacement of guests."""
+    for option in reversed(_REJUVENATION_OPTIONS):
         command = option(command)
     return command
 

@@ -95,7 +95,12 @@ def replay(  # noqa: PLR0913 - one for each option
         "replayed_service": named or record.settings.service,
     }
     if as_json:
-        print_json(facts | msgspec.to_builtins(report) | {"rate": report.rate})
+        changes = [
+            {"seq": each.seq, "version": each.version, "roles": each.roles, "reason": each.reason}
+            for each in report.role_changes
+        ]
+        more = {"rate": report.rate, "role_changes": changes}
+        print_json(facts | msgspec.to_builtins(report) | more)
     else:
         _show(report, facts)
     return ExitCode.OK if report.agrees and not report.matching else ExitCode.FAILED
@@ -230,6 +235,9 @@ def _show(report: ReplayReport, facts: dict[str, Any]) -> None:
     )
     same = sum(each.same for each in report.digests)
     line(f"digests: {same} of {len(report.digests)} are the voted ones")
+    for change in report.role_changes[:_SHOWN]:
+        voters = ", ".join(name for name, role in change.roles.items() if role == "voter")
+        line(f"from {change.seq} on {voters} vote ({change.reason})")
     if report.reverts:
         line(f"the node was reverted at {', '.join(map(str, report.reverts))}")
     for each in [digest for digest in report.digests if not digest.same][:_SHOWN]:

@@ -131,6 +131,8 @@ def _show(state: dict[str, Any]) -> None:
         names = " ".join(follow["later"]) or "none now"
         order = f"majority first, in batches to: {names}" if follow["on"] else "all guests at once"
         out.print(f"requests: {order} (follow {follow['setting']})")
+    if line := _rejuvenation_line(state):
+        out.print(f"rejuvenation: {escape(line)}", highlight=False)
     supervisor = state["supervisor"]
     restarts = f", restarted {_count(supervisor['restarts'], 'time')}"
     watched = supervisor["watchdog"] or state["managed"]
@@ -143,6 +145,30 @@ def _show(state: dict[str, Any]) -> None:
         f"{escape(state['dir'])}"
     )
     out.print(guest_table(state))
+
+
+def _rejuvenation_line(state: dict[str, Any]) -> str:
+    """Return what is known of replaced guests; empty if nothing was asked for."""
+    facts, found = state["rejuvenation"], []
+    if facts["every"] is not None:
+        found.append(f"each guest once in {facts['every']:g} s, by {facts['by']}")
+    if last := facts["last"]:
+        slot = f" by {last['slot']}" if "slot" in last else " in place"
+        ago = time.time() - last["time"]
+        found.append(f"last: {last['guest']}{slot} in {last['seconds']:.1f} s, {ago:.0f} s ago")
+    if facts["next"] is not None:
+        wait = max(0.0, facts["next"]["time"] - time.time())
+        found.append(f"next: {facts['next']['guest']} in {wait:.0f} s")
+    if facts["failed"]:
+        found.append(_count(facts["failed"], "failure"))
+    if facts["problem"]:
+        found.append(f"postponed: {facts['problem']}")
+    if operation := state["operation"]:
+        found.append(
+            f"now: {operation['slot']} is to take the place of {operation['guest']} "
+            f"({operation['kind']}, {operation['step']})"
+        )
+    return "; ".join(found)
 
 
 def _voter_line(voter: dict[str, Any]) -> str:
@@ -205,6 +231,8 @@ def guest_table(state: dict[str, Any]) -> Table:
     for guest in state["guests"]:
         replica, repairs, fault = guest["replica"], guest["repairs"], guest["fault"]
         remarks = []
+        if guest["role"] != "voter":
+            remarks.append(f"does not vote: {guest['role']}")
         if fault is not None:
             until = fault["until"]
             ends = f" for another {until - time.time():.0f} s" if until is not None else ""
@@ -222,7 +250,8 @@ def guest_table(state: dict[str, Any]) -> Table:
             remarks.append(f"{repairs['consecutive']} of {repairs['limit']} consecutive repairs")
         if repairs["last_error"]:
             remarks.append(repairs["last_error"])
-        colour = "green" if guest["state"] == "active" else "red"
+        catches_up = guest["role"] in ("learner", "observer")
+        colour = "green" if guest["state"] == "active" else "yellow" if catches_up else "red"
         table.add_row(
             guest["name"],
             f"[{colour}]{guest['state']}[/]",

@@ -19,6 +19,7 @@ from deploy.commands.options import (
     json_option,
     layout_of,
     node_options,
+    rejuvenation_options,
 )
 from deploy.commands.status import guest_table
 from deploy.node.records import DEFAULT_DASHBOARD, Durability, Layout, Settings
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from voter.core import Policy
 
 __all__ = ["make_settings", "up"]
+
+REJUVENATION_TIME = 1.0
+"""Seconds that the replacement of one guest may take at least."""
 
 
 @click.command()
@@ -53,6 +57,7 @@ __all__ = ["make_settings", "up"]
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
+@rejuvenation_options
 @client_options
 @click.option("--accept-service", is_flag=True,
               help="Continue from a journal that a former version of it wrote.")  # fmt: skip
@@ -119,6 +124,9 @@ def make_settings(  # noqa: PLR0913 - one for each option
     tls_key: Path | None,
     tls_client_ca: Path | None,
     tokens: Path | None,
+    rejuvenate_every: float | None,
+    rejuvenate_by: Literal["clone", "boot", "in-place"],
+    boot_share: int,
     client_rate: float | None,
     client_in_flight: int | None,
     client_connections: int | None,
@@ -138,6 +146,7 @@ def make_settings(  # noqa: PLR0913 - one for each option
     }
     files = {name: str(path.absolute()) if path else None for name, path in paths.items()}
     _check_security(files)
+    _check_rejuvenation(rejuvenate_every, policy)
     return Settings(
         guests=policy.of,
         vote=str(policy),
@@ -157,11 +166,26 @@ def make_settings(  # noqa: PLR0913 - one for each option
         follow=follow,
         function=_function(function, key),
         key=str(key.absolute()) if key is not None else None,
-        **files,
+        tls_certificate=files["tls_certificate"],
+        tls_key=files["tls_key"],
+        tls_client_ca=files["tls_client_ca"],
+        tokens=files["tokens"],
+        rejuvenate_every=rejuvenate_every,
+        rejuvenate_by=rejuvenate_by,
+        boot_share=boot_share,
         client_rate=client_rate,
         client_in_flight=client_in_flight,
         client_connections=client_connections,
     )
+
+
+def _check_rejuvenation(every: float | None, policy: Policy) -> None:
+    """Raise UsageError if guests would be replaced faster than that can be done."""
+    if every is not None and every < policy.of * REJUVENATION_TIME:
+        raise click.UsageError(
+            f"--rejuvenate-every {every:g}: {policy.of} guests need at least "
+            f"{policy.of * REJUVENATION_TIME:g} s"
+        )
 
 
 def _check_security(files: dict[str, str | None]) -> None:

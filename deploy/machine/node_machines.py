@@ -246,6 +246,10 @@ class NodeMachines:
             )
             return GuestArrival(how=how, seconds=time.monotonic() - begin, bounded=bounded)
 
+    def initrd(self, name: str) -> str:
+        """Return the path of the initramfs that the guest in a slot was started with."""
+        return self._guests[name].spec.initrd
+
     async def end(self, name: str) -> None:
         """End the VM in a slot for good; the slot is empty afterwards.  Does nothing if it is."""
         async with self._slots:

@@ -40,6 +40,10 @@ FAMILIES = {
         "gauge", "1 if a guest is not repaired any more, because that failed too often", _GUEST
     ),
     "trivisor_guest_fault": Family("gauge", "1 while an injected fault is active", _GUEST),
+    "trivisor_rejuvenations_total": Family(
+        "counter", "Guests that were replaced by fresh ones, or could not be", ("result",)
+    ),
+    "trivisor_guest_votes": Family("gauge", "1 for a guest whose role is to vote", _GUEST),
     "trivisor_disk_free_bytes": Family(
         "gauge", "Bytes that the node can still write on its directory's file system"
     ),
@@ -87,6 +91,12 @@ class SupervisorMetrics:
             ],
             "trivisor_guest_repair_abandoned": [
                 ((guest["name"],), guest["repairs"]["abandoned"]) for guest in guests
+            ],
+            "trivisor_rejuvenations_total": [
+                ((result,), status["rejuvenation"][result]) for result in ("done", "failed")
+            ],
+            "trivisor_guest_votes": [
+                ((guest["name"],), guest["role"] == "voter") for guest in guests
             ],
             "trivisor_guest_fault": [
                 ((guest["name"],), guest["fault"] is not None) for guest in guests

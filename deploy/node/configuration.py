@@ -16,15 +16,26 @@ from voter.core.limits import Limits
 if TYPE_CHECKING:
     from deploy.machine.node_machines import NodeMachines
 
-__all__ = ["check_paths", "make_machines", "node_spec", "toml_value", "voter_config"]
+__all__ = [
+    "SPARES",
+    "check_paths",
+    "image_of",
+    "make_machines",
+    "node_spec",
+    "toml_value",
+    "voter_config",
+]
+
+SPARES = 1
+"""Slots of a new node without a guest: one guest at a time is replaced by another."""
 
 
 def check_paths(layout: Layout, settings: Settings) -> None:
     """Raise PathUnusable if a node with these settings cannot run in this directory."""
     check_path(layout.directory)
     planned = plan_node(
-        directory=str(layout.directory), uuids=("",) * (settings.guests + 1),
-        kernel="", initrd="", cmdline="", accel="tcg", uri=settings.connect,
+        directory=str(layout.directory), uuids=("",) * (settings.guests + 1 + SPARES),
+        kernel="", initrd="", cmdline="", accel="tcg", uri=settings.connect, spares=SPARES,
     )  # fmt: skip
     proxied = [layout.proxy_link(guest.name) for guest in planned.guests]
     check_socket_paths([*map(str, (*layout.sockets, *proxied)), *socket_paths(planned)])
@@ -44,6 +55,17 @@ def node_spec(layout: Layout, record: NodeRecord) -> NodeSpec:
         memory_mib=settings.memory_mib,
         ram_file=settings.allow_faults,
         boot_deadline=settings.boot_deadline,
+        spares=len(record.uuids) - 1 - settings.guests,
+    )
+
+
+def image_of(record: NodeRecord) -> Image:
+    """Return the image of a node's guests."""
+    return Image(
+        kernel=Path(record.kernel),
+        initrd=Path(record.initrd),
+        sha256=record.image,
+        manifest=Path(record.manifest),
     )
 
 
@@ -51,14 +73,10 @@ def make_machines(layout: Layout, record: NodeRecord) -> NodeMachines:
     """Return the machines of a node; nothing is started yet."""
     from deploy.machine.node_machines import NodeMachines  # noqa: PLC0415 - needs libvirt
 
-    image = Image(
-        kernel=Path(record.kernel),
-        initrd=Path(record.initrd),
-        sha256=record.image,
-        manifest=Path(record.manifest),
-    )
     return NodeMachines(
-        node_spec(layout, record), capabilities=cache_directory() / "capabilities", image=image
+        node_spec(layout, record),
+        capabilities=cache_directory() / "capabilities",
+        image=image_of(record),
     )
 
 
@@ -66,7 +84,7 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
     """Return the text of voter.toml.
 
     ``node`` is the node's id: the voter rejects another node's journal.  ``links`` are the
-    replicas' addresses.
+    addresses of all slots, in order: those after the guests are spare, and their replicas retired.
     """
     lines = [
         "# Written by `trivisor up` or `prepare`, which overwrite changes.",
@@ -108,8 +126,10 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
         lines += ["", f"[{section}]", *given] if given else []
     if settings.slowness > 1:
         lines += ["", "[limits]", f"hang = {Limits().hang * settings.slowness}"]
-    for name, link in links.items():
+    for number, (name, link) in enumerate(links.items()):
         lines += ["", "[[replica]]", f"name = {toml_value(name)}", f"link = {toml_value(link)}"]
+        if number >= settings.guests:
+            lines.append('role = "retired"')
     return "\n".join(lines) + "\n"
 
 

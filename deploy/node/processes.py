@@ -48,7 +48,7 @@ def find_processes(layout: Layout) -> list[NodeProcess]:
 
 def _qemus(layout: Layout, uuids: tuple[str, ...]) -> Iterator[tuple[int, str]]:
     """Yield pid and name of each guest whose QEMU uses a disk of the directory."""
-    names = [f"g{number}" for number in range(1, 10)]
+    names = [f"g{number}" for number in range(1, 11)]
     for pid, machine in running_qemus():
         known = machine in uuids
         for name in [names[uuids.index(machine) - 1]] if known else names:

@@ -96,6 +96,11 @@ class Settings(_Record, frozen=True, kw_only=True):
     tls_key: str | None = None
     tls_client_ca: str | None = None
     tokens: str | None = None
+    rejuvenate_every: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] | None = (
+        None  # seconds in which each guest is replaced once; None: never
+    )
+    rejuvenate_by: Literal["clone", "boot", "in-place"] = "clone"
+    boot_share: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50  # percent of one processor
     client_rate: Annotated[float, msgspec.Meta(gt=0, le=1e6)] | None = None  # requests a second
     client_in_flight: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
     client_connections: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
@@ -116,8 +121,8 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     uuids: Annotated[
-        tuple[str, ...], msgspec.Meta(min_length=2, max_length=10)
-    ]  # the node's, then one for each guest
+        tuple[str, ...], msgspec.Meta(min_length=2, max_length=11)
+    ]  # the node's, then one for each slot: the guests, and a spare one in nodes of this version
     settings: Settings
     kernel: str
     initrd: str
@@ -126,6 +131,8 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     accel_reason: str
     manifest: str
     service: str = ""  # identifies what replays the journal in the guests; "": not known
+    packages: tuple[str, ...] = ()  # Debian packages that a patch has added to the image
+    pinned: bool = False  # a patch made this image: the same service starts from it again
     managed: bool = False  # systemd runs the supervisor and the voter
 
 
@@ -181,7 +188,11 @@ class Layout:
         self.voter_control = sockets / "control.sock"
         self.voter_log = directory / "voter.log"
         self.journal = _SYSTEM_JOURNAL if self.system else directory / "journal"
+        self.membership = directory / "membership.json"  # roles, and an operation under way
         self.last_run = directory / "last-run.json"  # events and consoles of the node that ended
+        self.patch = directory / "patch.json"  # the node's last patch
+        self.differences = directory / "patch-differences.jsonl"  # what its copy answered otherwise
+        self.patched_images = directory / "images"  # a directory for each patched image
         self.native_socket = native_socket(directory)
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"

@@ -136,13 +136,14 @@ class Replica:
             self._sent_bytes -= len(write.record.request)
             self._executed.append((write, reply))
 
-    async def _wait(self) -> None:
-        """Wait for the next event.  Raises DeployError, ReplicaEnded."""
+    async def _wait(self, more: float = 0.0) -> None:
+        """Wait for the next event, ``more`` seconds longer.  Raises DeployError, ReplicaEnded."""
+        limit = self._silence + more
         try:
-            async with asyncio.timeout(self._silence):
+            async with asyncio.timeout(limit):
                 await self._changed.wait()
         except TimeoutError:
-            raise _broken(f"it has not answered for {self._silence:g} s") from None
+            raise _broken(f"it has not answered for {limit:g} s") from None
         self._changed.clear()
         if self._problem is not None:
             raise self._problem
@@ -169,13 +170,13 @@ class Replica:
             await self._wait()
         self._answer = None
         self._link.restore(point)
-        digest = await self._answered()
+        digest = await self._answered(len(point.state) / _LIMITS.restore_rate)
         if point.digest and digest != point.digest:
             raise _broken("its state is not the checkpoint that it was sent")
 
-    async def _answered(self) -> bytes | bytearray:
+    async def _answered(self, more: float = 0.0) -> bytes | bytearray:
         while self._answer is None:
-            await self._wait()
+            await self._wait(more)
         return self._answer
 
     async def execute(

@@ -28,7 +28,7 @@ from deploy.replay.replica import WINDOW, Executed, Replica, ReplicaEnded
 from guests.protocol.message import MessageError, Reply, decode_request
 from guests.protocol.wire import MOST_ORDERS
 from voter.core import events as ev
-from voter.core.entries import Record
+from voter.core.entries import Entry, Record, RoleChange
 from voter.core.order import TAG_SIZE, tag
 from voter.journal.reader import JournalReader, KeptCheckpoint
 
@@ -94,6 +94,7 @@ class ReplayReport(msgspec.Struct, kw_only=True):
     differences: list[Difference] = []
     digests: list[DigestCheck] = []
     reverts: list[int] = []  # checkpoints to which the node was reverted
+    role_changes: list[RoleChange] = []  # which guests voted from when on, for example patched ones
     matching: int = 0
     matches: list[Match] = []
     callers: dict[str, int] = {}  # matches by caller
@@ -190,12 +191,21 @@ class Replay:
                 return
 
     def _marked(self, start: KeptCheckpoint) -> Iterator[LoggedWrite]:
-        """Yield the writes; those that end the service are void, and requests are judged."""
-        for write in logged_writes(self._reader.entries(start), self._until):
-            record = write.record
-            if record.seq in self._deadly:
+        """Yield the writes; those that end the service are void."""
+        for write in logged_writes(self._noted(start), self._until):
+            if write.record.seq in self._deadly:
                 write.void = True
             yield write
+
+    def _noted(self, start: KeptCheckpoint) -> Iterator[Entry]:
+        """Yield the entries; note the changes of roles in the range."""
+        changes = self.report.role_changes
+        for entry in self._reader.entries(start):
+            if isinstance(entry, RoleChange) and len(changes) < MOST_LISTED:
+                known = changes[-1].version if changes else 0
+                if entry.version > known and entry.seq <= (self._until or entry.seq):
+                    changes.append(entry)
+            yield entry
 
     def _wants(self, predicate: str) -> bool:
         return self._predicates is not None and self._predicates.defines(predicate)

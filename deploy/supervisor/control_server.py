@@ -10,8 +10,10 @@ the process that connects is checked too (``voter.sockets.Trusted``): others get
     GET  /trace/ID                   what happened to a recent request
     POST /inject                     {"kind", "guest", "seconds": number or null}
     POST /heal                       {"guest"}
+    POST /rejuvenate                 {"guest", "by": clone, boot, in-place or null, "share"}
     POST /dashboard                  {"url": a link that logs a browser in, "seconds": its life}
     POST /campaign                   a running campaign's figures, for the dashboard
+    GET, POST /patch...              patches (``patch_routes``)
     POST /monitor                    a match of a rule of `trivisor monitor`, for the events
     POST /revert                     {"before", "rule", "detail"}: undo a request and all after it
     POST /down                       answered at once; the process ends when the node is down
@@ -26,7 +28,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import structlog
@@ -38,8 +40,12 @@ from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
 from deploy.monitoring.supervisor_metrics import SupervisorMetrics
+from deploy.strict_toml import SpecError
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
+from deploy.supervisor.patch_orders import NoPatch
+from deploy.supervisor.patch_routes import PatchRoutes
+from deploy.supervisor.rejuvenation import Method
 from deploy.supervisor.reverting import Reverter, RevertOrder
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
@@ -54,6 +60,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 _BAD_REQUEST = "TV0734"
+
+
+class RejuvenateOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What POST /rejuvenate gets.  None: as the node's settings say."""
+
+    guest: str
+    by: Method | None = None
+    share: Annotated[int, msgspec.Meta(ge=0, le=100)] | None = None
 
 
 class _RuleMatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,11 +102,13 @@ class SupervisorControlServer:
         app.router.add_get("/trace/{name}", self._trace)
         app.router.add_post("/inject", self._inject)
         app.router.add_post("/heal", self._heal)
+        app.router.add_post("/rejuvenate", self._rejuvenate)
         app.router.add_post("/dashboard", self._link)
         app.router.add_post("/campaign", self._campaign)
         app.router.add_post("/monitor", self._matched)
         app.router.add_post("/revert", self._revert)
         app.router.add_post("/down", self._down)
+        PatchRoutes(supervisor.patcher, supervisor.layout.journal).add_to(app)
         # No access log: it would only displace other lines in the supervisor's log.
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True
@@ -172,6 +188,11 @@ class SupervisorControlServer:
     async def _heal(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=HealOrder)
         return web.json_response(await self._supervisor.heal(order.guest))
+
+    async def _rejuvenate(self, request: web.Request) -> web.StreamResponse:
+        order = msgspec.json.decode(await request.read(), type=RejuvenateOrder)
+        done = await self._supervisor.rejuvenate(order.guest, by=order.by, share=order.share)
+        return web.json_response(done)
 
     async def _link(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"url": self._shown.new_link(), "seconds": TOKEN_LIFE})
@@ -253,6 +274,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(409, error, ExitCode.NOT_ALLOWED)
     except UnknownGuest as error:
         return _problem(404, error, ExitCode.USAGE)
+    except (NoPatch, SpecError) as error:
+        return _problem(409, error, ExitCode.USAGE)
     except (DeployError, OSError) as error:
         return _problem(500, error, ExitCode.FAILED)
     except (msgspec.MsgspecError, ValueError) as error:

@@ -12,12 +12,15 @@ from typing import Literal
 from deploy.supervisor.repair_policy import ReplicaView
 from voter.core.limits import Limits
 
-__all__ = ["RESTORE_LIMIT", "YIELD_LIMIT", "CpuYield", "yield_limit"]
+__all__ = ["RESTORE_LIMIT", "SPARE_LIMIT", "YIELD_LIMIT", "CpuYield", "yield_limit"]
 
 RESTORE_LIMIT = 10.0
 """Seconds of yielding at most until the voter has reached a guest that is restored.  One second is
 usual on a busy host.  Libvirt waits 30 s for a new QEMU, so there is time at the normal priority.
 """
+SPARE_LIMIT = 3.0
+"""The same for a guest that starts in a free slot, to replace one that works.  With 10 s, a clone
+took longer than a boot on a host with other programs: 12 s and 10 s were measured."""
 YIELD_LIMIT = 30.0
 """Seconds of yielding at most while it catches up.  The voter sees that it makes progress."""
 
@@ -46,19 +49,29 @@ class CpuYield:
         """Whether it yields, as of the last update."""
 
     def update(
-        self, view: ReplicaView, now: float, *, served: bool, throttled: bool, limit: float
+        self,
+        view: ReplicaView,
+        now: float,
+        *,
+        served: bool,
+        throttled: bool,
+        limit: float,
+        votes: bool = True,
     ) -> bool:
         """Return whether it yields now.
 
         It may yield for RESTORE_LIMIT until the voter has reached it, ``limit`` seconds from then
-        on while it receives the state, and YIELD_LIMIT more while it catches up.
+        on while it receives the state, and YIELD_LIMIT more while it catches up.  ``votes``: its
+        role is to vote; otherwise the first limit is SPARE_LIMIT.
         ``served``: a majority votes; otherwise clients wait for this guest.  ``throttled``: writes
         wait until a learner has caught up, so it must not be slow.
         """
         phase = self._find_phase(view)
         if phase != self._phase:
             self._phase, self._since = phase, now
-        most = RESTORE_LIMIT if phase == "restore" else limit
+        most = limit
+        if phase == "restore":
+            most = RESTORE_LIMIT if votes else SPARE_LIMIT
         if phase == "join" and view.replica == "learner":
             most += YIELD_LIMIT
         allowed = served and not throttled and not self._spent and now - self._since < most

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -16,7 +16,7 @@ from deploy.node.interfaces import GuestPort
 from deploy.supervisor.repair_policy import FlapCounter
 from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
 
-__all__ = ["HISTORY_LENGTH", "EventHistory", "NodeObserver"]
+__all__ = ["HISTORY_LENGTH", "EventHistory", "NodeObserver", "Roles"]
 
 HISTORY_LENGTH = 1000
 """Events that are kept; the oldest are dropped."""
@@ -60,6 +60,13 @@ class EventHistory:
             await added.wait()
 
 
+class Roles(NamedTuple):
+    """The table of roles, by replica, and its version."""
+
+    version: int
+    table: dict[str, str]
+
+
 _MISMATCHES = ("dissent", "refused: restore failed", "its restored state is not the checkpoint")
 _OTHER_FORMAT = "the journal holds states of"
 """What the voter says of a replica whose service differs from the one that wrote the journal."""
@@ -95,6 +102,8 @@ class NodeObserver:
         """Replicas that did not continue the journal as it was voted, and what happened."""
         self.voter_status: dict[str, Any] | None = None
         """The voter's last status; None while it does not answer."""
+        self.roles: Roles | None = None
+        """The roles that a voter reported last; None if none has."""
         self.voter_seen: tuple[int | None, float] = (None, 0.0)
         """The pid of the voter that answered last, and since when it answers (steady clock)."""
 
@@ -158,6 +167,8 @@ class NodeObserver:
             self.voter_status = None
             raise
         self.voter_status = status
+        if "roles" in status:
+            self.roles = Roles(int(status["roles"]["version"]), dict(status["roles"]["table"]))
         if status.get("pid") != self.voter_seen[0]:
             self.voter_seen = (status.get("pid"), time.monotonic())
         if self._received == received:  # otherwise the events are newer than the answer
@@ -203,12 +214,15 @@ class NodeObserver:
                 async with asyncio.timeout(0.5), self.news:
                     await self.news.wait_for(lambda: len(self.mismatched) >= need)
 
-    async def wait_active(self, names: list[str], seconds: float) -> bool:
-        """Wait until all these replicas vote; return False if not within ``seconds``."""
+    async def wait_active(self, names: Callable[[], list[str]], seconds: float) -> bool:
+        """Wait until all these replicas vote; return False if not within ``seconds``.
+
+        ``names`` returns them as they are at that time.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self.news:
                 await self.news.wait_for(
-                    lambda: all(self.replica_state(name) == "active" for name in names)
+                    lambda: all(self.replica_state(name) == "active" for name in names())
                 )
                 return True
         return False

@@ -54,8 +54,9 @@ _log = structlog.get_logger(__name__)
 class Repairer:
     """Decides which guests need a repair, and repairs them.
 
-    ``has_fault`` returns whether an injected fault is active in a guest; ``replace_voter`` ends the
-    voter with that pid; ``hypervisor_problem`` returns why no guest can be restored now, or "".
+    ``has_fault`` returns whether an injected fault is active in a guest; ``is_voter`` returns
+    whether its role is to vote; ``replace_voter`` ends the voter with that pid;
+    ``hypervisor_problem`` returns why no guest can be restored now, or "".
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -69,6 +70,7 @@ class Repairer:
         slowness: float = 1.0,
         replace_voter: Callable[[int | None], None],
         has_fault: Callable[[str], bool],
+        is_voter: Callable[[str], bool] = lambda _: True,
         hypervisor_problem: Callable[[], str],
         storage: Storage,
         history: EventHistory,
@@ -81,6 +83,7 @@ class Repairer:
         self._join_deadline = JOIN_DEADLINE * slowness
         self._replace_voter = replace_voter
         self._has_fault = has_fault
+        self._is_voter = is_voter
         self._hypervisor_problem = hypervisor_problem
         self._hypervisor_lost = False
         self._storage = storage
@@ -136,6 +139,7 @@ class Repairer:
                 served=served,
                 throttled=bool(status.get("throttled")),
                 limit=limit,
+                votes=self._is_voter(name),
             )
             await guest.yield_processor(yields)
 
@@ -156,6 +160,8 @@ class Repairer:
         wanted: dict[str, float] = {}
         returning = set(self._tasks) | self._returning
         for name in self._guests:
+            if not self._is_voter(name):
+                continue  # whoever started it cares for it
             view = self._view(name, now)
             policy = self._policies[name]
             policy.observe(view.replica == "active", now)
@@ -255,7 +261,7 @@ class Repairer:
         self._observer.wake()
 
     async def heal(self, name: str, *, undo: Callable[[], Awaitable[object]], must: bool) -> None:
-        """Call ``undo``, restore the guest if ``must`` or if it does not vote, wait for its vote.
+        """Call ``undo``, restore a voter if ``must`` or if it does not vote, wait for its vote.
 
         No automatic repair of this guest intervenes, and repairs of others end first.  Raises
         DeployError; before ``undo`` if the guest must be restored and no majority votes without it.
@@ -269,7 +275,8 @@ class Repairer:
             self.last_error.pop(name, None)
             with contextlib.suppress(VoterUnreachable):
                 await self._observer.poll()
-            if must or self._observer.replica_state(name) != "active":
+            votes = self._observer.replica_state(name) == "active"
+            if self._is_voter(name) and (must or not votes):
                 await self._bring_back(name)
 
     @contextlib.asynccontextmanager
@@ -364,6 +371,13 @@ class Repairer:
             )
 
     # ---- for others
+
+    def renew(self, name: str) -> None:
+        """Forget the repairs of a guest: another VM runs in its slot now."""
+        self._policies[name].reset()
+        self._observer.flaps[name].reset()
+        self.last_error.pop(name, None)
+        self._since.pop(name, None)
 
     def exclusive(self, name: str) -> asyncio.Lock:
         """Return the lock that excludes restores of a guest and injections into it."""

@@ -14,19 +14,16 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import msgspec
 import structlog
 
 from deploy.errors import DeployError, UnknownGuest, first_error
 from deploy.host.child import Child
 from deploy.host.files import LogFile, read_tail, write_json, write_whole
 from deploy.host.identity import identify
-from deploy.machine.account import why_shared
-from deploy.node.configuration import node_spec, voter_config
+from deploy.node.configuration import voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
 from deploy.node.processes import find_processes
 from deploy.node.records import (
-    DURABILITY_GUARANTEES,
     FaultRecord,
     Layout,
     NodeRecord,
@@ -35,13 +32,16 @@ from deploy.node.records import (
 )
 from deploy.supervisor.active_faults import ActiveFaults, FaultRefused
 from deploy.supervisor.managed_voter import ManagedVoter
+from deploy.supervisor.membership import Membership
+from deploy.supervisor.node_status import NodeStatus
 from deploy.supervisor.observer import EventHistory, NodeObserver
+from deploy.supervisor.patching import NodeImage, make_patcher
+from deploy.supervisor.rejuvenation import Method, Rejuvenation
 from deploy.supervisor.repairer import Repairer
 from deploy.supervisor.storage import Storage
-from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
+from deploy.supervisor.voter_control import VoterControl
 from deploy.supervisor.voter_process import VoterProcessManager
 from deploy.watchdog.client import WatchdogClient
-from deploy.watchdog.process import LIMIT, WINDOW
 from voter.core import Policy
 
 __all__ = ["NodeFactory", "Supervisor"]
@@ -59,12 +59,6 @@ CONSOLE_LINES = 500
 """Lines of each guest's console that are kept after the node's end."""
 
 _log = structlog.get_logger(__name__)
-
-REPLICA_FACTS = (
-    "state", "reason", "incarnation", "lag", "dissents", "incarnations_ended", "compiled",
-)  # fmt: skip
-"""What the status of a guest shows of the voter's status of its replica."""
-VOTER_FACTS = ("seq", "pending", "latency", "compiled", "not_compiled_because")
 
 
 class Supervisor:
@@ -94,10 +88,8 @@ class Supervisor:
         self._node = make_node(layout, self.record)
         self.guests: Mapping[str, GuestPort] = self._node.guests
         self.history = EventHistory()
-        if self._watchdog.ended:
-            self.history.add(
-                "supervisor restarted", times=self._watchdog.restarts, ended=self._watchdog.ended
-            )
+        if ended := self._watchdog.ended:
+            self.history.add("supervisor restarted", times=self._watchdog.restarts, ended=ended)
         self.storage = Storage(layout, self.history, repair_room=2 * self.settings.memory_mib << 20)
         self._recorded = True
         self._control = VoterControl(layout.voter_control)
@@ -121,6 +113,16 @@ class Supervisor:
                 storage=self.storage,
                 changed=self.changed,
             )
+        self.membership = Membership(
+            layout,
+            self._node,
+            self._control,
+            self._observer,
+            voters=self.policy.of,
+            slowness=self.settings.slowness,
+            storage=self.storage,
+            history=self.history,
+        )
         self._repairer = Repairer(
             self.guests,
             self._control,
@@ -130,9 +132,39 @@ class Supervisor:
             slowness=self.settings.slowness,
             replace_voter=self._voter.replace,
             has_fault=lambda guest: guest in self._records.active,
+            is_voter=lambda guest: self.membership.role(guest) == "voter",
             hypervisor_problem=lambda: self._node.problem,
             storage=self.storage,
             history=self.history,
+        )
+        self.rejuvenation = Rejuvenation(
+            self.settings,
+            self.membership,
+            repairer=self._repairer,
+            faults=self._records,
+            observer=self._observer,
+            storage=self.storage,
+            hypervisor_problem=lambda: self._node.problem,
+            history=self.history,
+        )
+        image = NodeImage(layout, self.record)
+        self.patcher = make_patcher(
+            layout, image, self._node, self.membership, self._observer, self._control,
+            self._repairer, self._records, self.storage, self.history,
+        )  # fmt: skip
+        self._status = NodeStatus(
+            layout,
+            image,
+            self._node,
+            observer=self._observer,
+            voter=self._voter,
+            repairer=self._repairer,
+            faults=self._records,
+            membership=self.membership,
+            rejuvenation=self.rejuvenation,
+            patcher=self.patcher,
+            storage=self.storage,
+            watchdog=self._watchdog,
         )
         self._addresses: dict[str, str] = {}
         self.dashboard: str | None = None  # its address
@@ -142,7 +174,6 @@ class Supervisor:
         """The former supervisor's record, until this one has taken everything over."""
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
-        self._began = time.time()
         self._me = identify(os.getpid())
 
     # ---- running
@@ -168,6 +199,7 @@ class Supervisor:
             requested = self._stop.is_set()
             down = requested or (self.phase == "starting" and not self.took_over)
             self.phase = "stopping"
+            self.membership.close()
             if requested:
                 self._watchdog.down()
             self._records.stop()
@@ -192,10 +224,15 @@ class Supervisor:
                 self.phase = "up"
                 self._watchdog.up()
                 self._begin(group, "repair", self._repairer.run())
+                self._begin(group, "membership", self.membership.run())
+                self._begin(group, "rejuvenation", self.rejuvenation.run())
+                self.patcher.begin(taken_over=self.took_over)
+                self._begin(group, "patches", self.patcher.run())
                 if self.faults is not None:
                     self._begin(group, "faults", self.faults.keep())
                 await self._interruptible(self._report_ready())
                 await self._stop.wait()
+            self.membership.close()
             for task in self._tasks:
                 task.cancel()
 
@@ -243,7 +280,7 @@ class Supervisor:
             if self.took_over:
                 self._start_voter(group)
         self._node.subscribe(lambda _: self._observer.wake())
-        await self._node.up(self._step, take_over=self.took_over)
+        await self._node.up(self._step, take_over=self.took_over, empty=self.membership.retired)
         if self.faults is not None:
             await self.faults.start(processes)
             await self._records.resume(before.faults)
@@ -292,8 +329,7 @@ class Supervisor:
     async def _wait_ready(self) -> None:
         """Wait until all guests vote.  Raises DeployError with the voter's message if it fails."""
         self._step("waiting until all guests vote")
-        free = self._without_fault()
-        waiting = asyncio.create_task(self._observer.wait_active(free, self._ready_limit))
+        waiting = asyncio.create_task(self._wait_voting())
         failed = asyncio.create_task(self._voter.failed.wait())
         need = Policy.parse(self.settings.vote).need
         mismatched = asyncio.create_task(self._observer.wait_mismatched(need))
@@ -312,7 +348,9 @@ class Supervisor:
         finally:
             for task in tasks:
                 task.cancel()
-        missing = [name for name in free if self._observer.replica_state(name) != "active"]
+        missing = [
+            name for name in self._without_fault() if self._observer.replica_state(name) != "active"
+        ]
         replicas = self._observer.replicas
         lines = [f"  {n}: {replicas.get(n, {}).get('reason', 'unknown')}" for n in missing]
         lines += [f"  voter: {line}" for line in read_tail(self.layout.voter_log, 5)]
@@ -323,10 +361,20 @@ class Supervisor:
             error_code="TV0717",
         )
 
+    async def _wait_voting(self) -> bool:
+        """Wait until the guests are in the slots that vote, and vote; return False if they do not.
+
+        Raises DeployError if one of them cannot be started.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._ready_limit):
+                await self.membership.settle()
+        return await self._observer.wait_active(self._without_fault, self._ready_limit)
+
     async def _report_ready(self) -> None:
         """Report the node's status; after a take-over, give repair time first."""
         if self.took_over and not await self._observer.wait_active(
-            self._without_fault(), self._ready_limit
+            self._without_fault, self._ready_limit
         ):
             self._step("not all guests vote: see `trivisor status`")
         self._report({"ready": await self.status()})
@@ -372,7 +420,7 @@ class Supervisor:
         self._report({"step": step})
 
     def _without_fault(self) -> list[str]:
-        return [name for name in self.guests if name not in self._records.active]
+        return [name for name in self.membership.voting_slots if name not in self._records.active]
 
     def changed(self) -> None:
         """Record the node's processes and active faults in running.json, now or when it can."""
@@ -402,11 +450,10 @@ class Supervisor:
 
     def find(self, guest: str) -> GuestPort:
         """Return the guest of this name.  Raises DeployError with the existing names."""
-        try:
-            return self.guests[guest]
-        except KeyError:
-            names = ", ".join(self.guests)
-            raise UnknownGuest(f"this node has no guest {guest!r}: it has {names}") from None
+        used = self.membership.used
+        if guest not in used:
+            raise UnknownGuest(f"this node has no guest {guest!r}: it has {', '.join(used)}")
+        return self.guests[guest]
 
     async def inject(self, kind: str, guest: str, seconds: float | None) -> FaultRecord:
         """Inject a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""
@@ -419,7 +466,7 @@ class Supervisor:
         return record
 
     async def heal(self, guest: str) -> dict[str, Any]:
-        """End the guest's fault, restore the guest if necessary, return once it votes.
+        """End the guest's fault, restore it if necessary, return once it votes.
 
         Raises DeployError, also if it must be restored and no majority votes without it.
         """
@@ -436,65 +483,17 @@ class Supervisor:
         self.history.add("healed", guest, kind=kind, seconds=seconds)
         return {"guest": guest, "fault": kind, "seconds": seconds}
 
+    async def rejuvenate(
+        self, guest: str, *, by: Method | None = None, share: int | None = None
+    ) -> dict[str, Any]:
+        """Replace a guest by a fresh one, or raise DeployError: the old guest stays then."""
+        self.find(guest)
+        if self.phase != "up":
+            raise DeployError(f"the node is {self.phase}", error_code="TV0746")
+        return await self.rejuvenation.rejuvenate(guest, by=by, share=share)
+
     async def status(self) -> dict[str, Any]:
         """Return the node's status as plain data."""
-        with contextlib.suppress(VoterUnreachable):
-            await self._observer.poll()
-        voter = self._observer.voter_status or {"status": "unreachable"}
-        now = time.monotonic()
-        watchdog = self._watchdog.process
-        return {
-            "dir": str(self.layout.directory),
-            "managed": self.record.managed,
-            "uuid": self.record.uuids[0],
-            "phase": self.phase,
-            "status": voter["status"],
-            "vote": self.settings.vote,
-            "service": self.settings.service,
-            "http": self._addresses.get("http"),
-            "native": self._addresses.get("native"),
-            "native_unix": str(self.layout.native_socket),
-            "dashboard": self.dashboard,
-            "storage": self.storage.problem or None,
-            "accel": self.record.accel,
-            "accel_reason": self.record.accel_reason,
-            "image": self.record.image,
-            **{key: getattr(self.settings, key) for key in ("connect", "repair", "allow_faults")},
-            "connect_problem": self._node.problem or None,
-            "isolation": why_shared(node_spec(self.layout, self.record)) or None,
-            "supervisor": {
-                "pid": os.getpid(),
-                "since": self._began,
-                "watchdog": watchdog.pid if watchdog is not None else None,
-                "restarts": self._watchdog.restarts,
-                "limit": LIMIT,
-                "window": WINDOW,
-                "ended": self._watchdog.ended or None,
-            },
-            "durability": {
-                "kind": self.settings.durability,
-                "promise": DURABILITY_GUARANTEES[self.settings.durability],
-                "journal": voter.get("journal"),
-            },
-            **{key: voter.get(key) for key in ("follow", "security")},
-            "voter": {
-                **self._voter.describe(),
-                **{key: voter.get(key) for key in VOTER_FACTS},
-                "counters": voter.get("counters", {}),
-            },
-            "guests": [self._describe(name, now) for name in self.guests],
-        }
-
-    def _describe(self, name: str, now: float) -> dict[str, Any]:
-        guest, replica = self.guests[name], self._observer.replicas.get(name, {})
-        vm, voting = str(guest.state), self._observer.replica_state(name)
-        fault = self._records.active.get(name)
-        return {
-            "name": name,
-            "state": vm if vm != "ready" else voting or vm,
-            "pid": guest.pid,
-            "vm": vm,
-            "replica": {key: replica.get(key) for key in REPLICA_FACTS},
-            "fault": None if fault is None else msgspec.to_builtins(fault),
-            "repairs": self._repairer.describe(name, now),
-        }
+        return await self._status.collect(
+            phase=self.phase, addresses=self._addresses, dashboard=self.dashboard
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,11 +25,12 @@ class VoterUnreachable(DeployError):
 
 
 class VoterRefused(VoterUnreachable):
-    """The voter answered with an error; ``detail`` is its reason."""
+    """The voter answered with an error; ``detail`` is its reason, ``status`` that of HTTP."""
 
-    def __init__(self, method: str, path: str, detail: str) -> None:
+    def __init__(self, method: str, path: str, detail: str, *, status: int) -> None:
         super().__init__(f"the voter rejected {method} {path}: {detail}")
         self.detail = detail
+        self.status = status
 
     error_code = "TV0225"
 
@@ -63,21 +64,59 @@ class VoterControl:
         """Remove a replica from the vote.  Raises VoterUnreachable."""
         await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
 
+    async def checkpoint(self) -> None:
+        """Ask for a checkpoint soon.  Raises VoterUnreachable."""
+        await self._call("POST", "/checkpoint")
+
+    async def change_roles(
+        self,
+        version: int,
+        roles: Mapping[str, str],
+        reason: str,
+        *,
+        active: int = 0,
+        voters: int = 0,
+    ) -> None:
+        """Change the roles of these replicas, if the table has this version.
+
+        ``active``: so many voters must be active afterwards, if that is more than a majority;
+        ``voters``: so many there are to be, m to n, if not as many as now or n.  Returns once the
+        change is durable.  Raises VoterUnreachable; VoterRefused with status 409: the table has
+        another version, or the change is impossible now.
+        """
+        body = {
+            "version": version, "roles": dict(roles), "reason": reason, "active": active,
+            "voters": voters,
+        }  # fmt: skip
+        await self._call("POST", "/roles", body)
+
     async def stop(self) -> None:
         """End the voter once it has answered its open requests.  Raises VoterUnreachable."""
         await self._call("POST", "/stop")
 
     async def events(self, since: int) -> AsyncIterator[dict[str, Any]]:
         """Yield the changes of replicas after ``since``, as they come.  Raises VoterUnreachable."""
+        async for event in self._stream("events", since):
+            yield event
+
+    async def differences(self, since: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield what replicas without a vote answered otherwise, after ``since``, as it comes.
+
+        Raises VoterUnreachable.
+        """
+        async for difference in self._stream("differences", since):
+            yield difference
+
+    async def _stream(self, name: str, since: int) -> AsyncIterator[dict[str, Any]]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT)
-        url = f"http://voter/events?since={since}"
+        url = f"http://voter/{name}?since={since}"
         try:
             async with self._client.get(url, timeout=timeout) as answer:
                 async for line in answer.content:
                     if line.strip():
                         yield json.loads(line)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise VoterUnreachable(f"the voter's events ended: {error}") from error
+            raise VoterUnreachable(f"the voter's {name} ended: {error}") from error
 
     @property
     def _client(self) -> aiohttp.ClientSession:
@@ -89,7 +128,7 @@ class VoterControl:
         return self._session
 
     async def _call(
-        self, method: str, path: str, body: dict[str, str] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         try:
             async with self._client.request(method, f"http://voter{path}", json=body) as answer:
@@ -97,7 +136,7 @@ class VoterControl:
                 value = json.loads(text) if text.strip() else {}
                 if answer.status >= 400:
                     detail = str(value.get("detail", "")) if isinstance(value, dict) else ""
-                    raise VoterRefused(method, path, detail or text[:300])
+                    raise VoterRefused(method, path, detail or text[:300], status=answer.status)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise VoterUnreachable(
                 f"the voter does not answer {method} {path}: {str(error) or type(error).__name__}"

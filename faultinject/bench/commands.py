@@ -28,6 +28,9 @@ from voter.commands.terminal import ExitCode, print_json, quiet_logs, warn
 
 __all__ = ["bench"]
 
+REPLACEMENTS = ("100 %", "50 %", "25 %", "10 %", "lowest weight", "clone", "in place")
+"""The settings of `bench rejuvenation`; importing them from there would be slow."""
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _accel = click.option(
@@ -232,6 +235,51 @@ def replay(data: Path | None, out: Path | None, as_json: bool, **options: Any) -
 
 
 @bench.command()
+@click.option("--rounds", type=Integer(1, 1000), default=40, show_default=True,
+              help="Pairs of windows for each setting.")  # fmt: skip
+@click.option("--window", type=Number(1, 600, "seconds"), default=5, show_default=True,
+              help="Seconds of a quiet window; one with a replacement may be longer.")  # fmt: skip
+@click.option("--rate", type=Number(1, 100_000, "requests a second"), default=150,
+              show_default=True, help="Requests a second.")  # fmt: skip
+@click.option("--only", type=Choice(list(REPLACEMENTS)), multiple=True, metavar="SETTING",
+              help=f"Measure only this setting; may be repeated. One of {', '.join(REPLACEMENTS)}.",
+              )  # fmt: skip
+@click.option("--quick", is_flag=True,
+              help="One round of short windows: shows that all of it works.")  # fmt: skip
+@click.option("--plot", type=output_file(".png", ".svg"),
+              help="Draw the settings (.png or .svg).")  # fmt: skip
+@_seed
+@_accel
+@_data
+@_outputs
+def rejuvenation(
+    only: tuple[str, ...],
+    quick: bool,
+    plot: Path | None,
+    data: Path | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> ExitCode:
+    """Measure what clients notice while a guest is replaced, by each way to start the new one."""
+    from faultinject.bench.rejuvenation import (  # noqa: PLC0415
+        SETTINGS,
+        RejuvenationPlan,
+        plot_rejuvenation,
+        run_rejuvenation,
+    )
+
+    quiet_logs()
+    if quick:
+        options |= {"rounds": 1, "window": 2.0}
+    plan = RejuvenationPlan(settings=only or tuple(SETTINGS), **options)
+    report = run_rejuvenation(plan, _progress(as_json), data)
+    if plot is not None:
+        plot_rejuvenation(report, plot)
+    return _finish(report, out, as_json)
+
+
+@bench.command()
 @click.option("--most", type=Integer(1, 64), default=9, show_default=True,
               help="Boot nodes of 1, 2, ... up to so many guests.")  # fmt: skip
 @click.option("--memory", type=MEMORY, default=128, show_default=True,
@@ -262,6 +310,28 @@ def link(out: Path | None, as_json: bool, **options: Any) -> ExitCode:
 
     quiet_logs()
     return _finish(run_link(LinkPlan(**options), _progress(as_json)), out, as_json)
+
+
+@bench.command()
+@click.option("--seconds", type=Number(5, 3600), default=300, show_default=True,
+              help="How long all rounds may take, without the node's start.")  # fmt: skip
+@click.option("--window", type=Number(1, 600), default=4, show_default=True,
+              help="Seconds of one window; a round has two.")  # fmt: skip
+@click.option("--load", type=Number(0.01, 1), default=0.3, show_default=True,
+              help="Load, as a part of the measured throughput.")  # fmt: skip
+@click.option("--stand-in", is_flag=True, help="Processes stand in for the guests.")
+@click.option("--yields/--no-yields", default=True, show_default=True,
+              help="Give the fourth guest's QEMU the lowest priority.")  # fmt: skip
+@_seed
+@_accel
+@_data
+@_outputs
+def roles(data: Path | None, out: Path | None, as_json: bool, **options: Any) -> ExitCode:
+    """Measure what an observer in quarantine adds to the latency of clients' requests."""
+    from faultinject.bench.roles import RolesPlan, run_roles  # noqa: PLC0415
+
+    quiet_logs()
+    return _finish(run_roles(RolesPlan(**options), _progress(as_json), data), out, as_json)
 
 
 @bench.command()

@@ -146,7 +146,7 @@ class VoterProcess:
         self._control = directory / "control.sock"
 
     async def call(
-        self, method: str, path: str, body: Mapping[str, str] | None = None
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Make one call on the control socket; return the JSON object answered."""
         async with (
@@ -166,6 +166,10 @@ class VoterProcess:
         await self._wait(
             lambda states: all(states[name] == "active" for name in names or states), deadline
         )
+
+    async def wait_state(self, name: str, state: str) -> None:
+        """Wait until this replica is in this state.  Raises TimeoutError."""
+        await self._wait(lambda states: states[name] == state, VOTE_TIMEOUT)
 
     async def wait_inactive(self, name: str) -> None:
         """Wait until this replica no longer votes.  Raises TimeoutError."""
@@ -202,10 +206,12 @@ async def start_voter(
     *,
     durability: Durability = "none",
     limits: Mapping[str, float] | None = None,
+    spares: int = 0,
 ) -> VoterProcess:
     """Start a voter (2/3) in front of ``links``; return once all replicas vote.
 
-    Its journal, if it has one, is below ``directory``.
+    Its journal, if it has one, is below ``directory``.  The replicas of the last ``spares`` links
+    are retired.
     """
     directory.mkdir(parents=True)
     http = free_port()
@@ -218,8 +224,11 @@ async def start_voter(
     if limits:
         lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
     names = [f"g{number}" for number in range(1, len(links) + 1)]
+    voters = len(names) - spares
     for name, link in zip(names, links, strict=True):
+        role = "voter" if name in names[:voters] else "retired"
         lines += ["[[replica]]", f'name = "{name}"', f"link = {toml_value(link)}"]
+        lines += [f'role = "{role}"']
     path = directory / "voter.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     process = await children.start(
@@ -228,7 +237,7 @@ async def start_voter(
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, process.pid, -5)
     voter = VoterProcess(directory, http, process.pid)
-    await voter.wait_active(*names)
+    await voter.wait_active(*names[:voters])
     return voter
 
 

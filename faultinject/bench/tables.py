@@ -15,7 +15,9 @@ from faultinject.bench.dashboards import CROWD, FEW, DashboardsReport
 from faultinject.bench.figures import FIGURES, number
 from faultinject.bench.link import LinkReport
 from faultinject.bench.memory import MemoryReport
+from faultinject.bench.rejuvenation import SETTINGS, RejuvenationReport
 from faultinject.bench.replay import ReplayBenchReport
+from faultinject.bench.roles import RolesReport
 from faultinject.bench.transfer import TransferReport
 from faultinject.host_facts import DiskFacts
 from faultinject.results.guest_capacity import CrowdReport
@@ -28,6 +30,10 @@ BUSY = 0.1
 """Share of the processors from which on other programs are reported: they change ratios, too."""
 SHOWN_GOAL = 1.1
 """How many times larger p99 may be with 20 open dashboards than without."""
+OBSERVED_GOAL = 1.05
+"""How many times larger p50 may be with an observer than without."""
+CLONE_GOAL = 1.5
+"""How long a clone may take until it votes, in boots with a whole processor."""
 DURING_GOAL = 2.0
 """How many times larger p99 may be during a transfer."""
 
@@ -158,6 +164,39 @@ def _(report: ReplayBenchReport) -> None:
 
 
 @show.register
+def _(report: RejuvenationReport) -> None:
+    out, plan = console(), report.plan
+    out.print(f"{plan.rate:g} requests/s, windows of {plan.window:g} s; medians (quartiles)")
+    table = Table("new guest", "pairs", "votes after", "p50 during/quiet", "p99 during/quiet",
+                  "failed", "bounded by")  # fmt: skip
+    for setting in SETTINGS:
+        pairs = report.of(setting)
+        if not pairs:
+            continue
+        cells = []
+        for key, unit in (("seconds", " s"), ("p50", ""), ("p99", "")):
+            low, middle, high = report.quartiles(setting, key)
+            cells.append(f"{middle:.2f}{unit} ({low:.2f} to {high:.2f})")
+        bounds = ", ".join(sorted({each.bounded for each in pairs}))
+        failed = sum(each.failed for each in pairs)
+        table.add_row(setting, str(len(pairs)), *cells, str(failed), bounds)
+    out.print(table)
+    if (ratio := report.clone_to_boot) is not None:
+        out.print(
+            f"clone/boot with a whole processor: {ratio:.2f}  "
+            f"(to reach: at most {CLONE_GOAL:g}: {_yes(ratio <= CLONE_GOAL)})"
+        )
+    if report.of("clone"):
+        p99 = report.quartiles("clone", "p99")[1]
+        out.print(
+            f"p99 while a clone takes a place: {p99:.2f} times  "
+            f"(to reach: at most {DURING_GOAL:g}: {_yes(p99 <= DURING_GOAL)})"
+        )
+    _show_others(report.others)
+    out.print(f"[dim]seed {plan.seed}; {report.host}[/]")
+
+
+@show.register
 def _(report: TransferReport) -> None:
     out, plan = console(), report.plan
     out.print(
@@ -261,6 +300,36 @@ def _(report: DashboardsReport) -> None:
         )
     out.print(
         f"to reach with {FEW}: at most {SHOWN_GOAL:g}: {_yes(report.ratio(FEW) <= SHOWN_GOAL)}"
+    )
+    _show_others(report.others)
+    out.print(f"[dim]{report.host}[/]")
+
+
+@show.register
+def _(report: RolesReport) -> None:
+    out = console()
+    out.print(
+        f"replicas: {report.replicas}; {report.rate:.0f} requests/s, {report.plan.load:.0%} of "
+        f"{report.throughput:.0f}"
+    )
+    table = Table("round", "p50 of one client", "observer", "ratio", "p50 at fixed times",
+                  "observer", "ratio", "compared", "differed")  # fmt: skip
+    for at, each in enumerate(report.rounds, 1):
+        without, observed = each["none"], each["observer"]
+        cells = []
+        for one, other in ((without.client.p50, observed.client.p50),
+                           (without.arrivals.p50, observed.arrivals.p50)):  # fmt: skip
+            cells += [f"{one * 1e3:.2f} ms", f"{other * 1e3:.2f} ms", f"{other / one:.3f}"]
+        table.add_row(str(at), *cells, str(observed.compared), str(observed.differed))
+    out.print(table)
+    out.print(
+        f"with an observer, medians over {len(report.rounds)} rounds: p50 of one client "
+        f"{report.client_p50:.3f} times, p50 at fixed times {report.arrivals_p50:.3f} times, p99 "
+        f"{report.arrivals_p99:.3f} times, {report.failed} requests failed"
+    )
+    out.print(
+        f"to reach: p50 at most {OBSERVED_GOAL:g} times: "
+        f"{_yes(max(report.client_p50, report.arrivals_p50) <= OBSERVED_GOAL)}"
     )
     _show_others(report.others)
     out.print(f"[dim]{report.host}[/]")

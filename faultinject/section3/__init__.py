@@ -5,4 +5,5 @@ __all__ = ["EXPERIMENTS"]
 EXPERIMENTS: dict[str, str] = {
     "monitor": "faultinject.section3.monitor",
     "replay": "faultinject.section3.replay",
+    "scrubbing": "faultinject.section3.scrubbing",
 }

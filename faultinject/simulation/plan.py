@@ -471,6 +471,22 @@ def _add_exchanges(plan: SimPlan) -> SimPlan:
                 )
             )
             index += 1
+    if random.random() < 0.3:  # a lie of a replica without a vote
+        at = 0.02 + random.random() * busy
+        kind = random.choice(("exchange-learner", "exchange-observer"))
+        faults.append(SimFault(index, kind, at, random.randrange(REPLICAS), 0.1))
+        faults.append(
+            SimFault(
+                index=index + 1,
+                kind="corrupt-reply",
+                at=at,
+                target=REPLICAS,
+                seconds=0.08,
+                amount=20,
+                situation="standing by",
+            )
+        )
+        index += 2
     if random.random() < 0.4 and "kill-voter" in near:  # what a checkpoint and a restart keep
         plan = msgspec.structs.replace(
             plan,

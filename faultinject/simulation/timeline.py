@@ -260,6 +260,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     ev.SessionOpened: lambda e: f"session {e.session[-4:].hex()} to ticket {e.ticket}",
     ev.Fail: lambda e: f"no reply to ticket {e.ticket}: {e.failure}: {e.detail}",
     ev.Changed: lambda e: f"g{e.replica}: {e.before} -> {e.after} ({e.reason})",
+    ev.TakeCheckpoint: lambda e: "supervisor wants a checkpoint",
     ev.ChangeRoles: lambda e: f"supervisor changes roles {e.version}: {e.roles}",
     ev.RoleAssigned: lambda e: f"g{e.replica}: role {e.before} -> {e.after}",
     ev.RolesChanged: lambda e: f"report that the roles have version {e.version}",

@@ -112,6 +112,7 @@ class FakeGuest:
             callback(event)
 
     async def start(self) -> None:
+        self._end_process()  # of a start that was cancelled
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = _start_agent(theirs.fileno(), self.service)
@@ -200,7 +201,7 @@ class FakeNode:
         names = [f"g{number}" for number in range(1, len(record.uuids))]
         self.spares = names[record.settings.guests :]
         self.starts: list[tuple[str, StartMethod, int, Image | None]] = []
-        self.fail_start = False
+        self.fail_start = self.fail_end = False
         self.hold_start = asyncio.Event()
         self.hold_start.set()
         service = record.settings.service
@@ -220,6 +221,9 @@ class FakeNode:
             if guest.pid is None and not take_over:
                 await guest.start()
             progress(f"{guest.name} is ready")
+
+    def initrd(self, name: str) -> str:
+        return self.guests[name].service
 
     async def start(
         self,
@@ -243,6 +247,8 @@ class FakeNode:
         return GuestArrival(how="cloned" if by == "clone" else "booted", seconds=0.1)
 
     async def end(self, name: str) -> None:
+        if self.fail_end:
+            raise DeployError(f"{name} cannot be ended")
         await self.guests[name].stop()
 
     async def down(self) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
@@ -15,9 +16,14 @@ import pytest
 from deploy.host.spawn import python_command, python_environment
 from faultinject.section3 import predicates
 from faultinject.services import ledger
+from tests.conftest import left_qemus
+from tests.waiting import wait_until
 from voter.client import Client
+from voter.commands.terminal import ExitCode
 
 CONDITION = str(Path(predicates.__file__).parent / "ledger_condition.py")
+REPLAYS = f"{gettempdir()}/tv-replay-"
+"""How the scratch directories of replays begin."""
 WRITES = 3000
 """Of about 250 bytes: at least one checkpoint."""
 
@@ -89,6 +95,17 @@ def test_an_exploit_is_found_in_the_past_of_a_node_that_serves(
             each["pid"] for each in before["guests"]
         ]
         assert status["status"] == "ready", "the live guests were not disturbed"
+
+        with subprocess.Popen(
+            python_command("trivisor", "replay", "--dir", directory),
+            env=python_environment(), stderr=subprocess.PIPE, text=True,
+        ) as interrupted:  # fmt: skip
+            assert interrupted.stderr is not None
+            assert "from checkpoint 0" in interrupted.stderr.readline()
+            wait_until(lambda: left_qemus(REPLAYS), "its guest boots")
+            interrupted.send_signal(signal.SIGINT)
+            assert interrupted.wait(120) == ExitCode.INTERRUPTED
+        assert not left_qemus(REPLAYS)
 
         os.kill(status["voter"]["pid"], signal.SIGKILL)
         later, _ = asyncio.run(transfer(address, 100))

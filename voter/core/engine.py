@@ -295,7 +295,9 @@ class Engine:
             poll.unanswered -= 1
             if not poll.unanswered:
                 del self.polls.open[seq]
-            agrees = self.incarnations.compare(replica, seq, poll.record, poll.winner, value)
+            agrees = tag(value) == poll.winner
+            if not agrees or replica.role is not Role.VOTER:
+                self.incarnations.compare(replica, seq, poll.record, poll.winner, value)
             if poll.record is None:
                 self.checkpoints.keeper_voted(replica, seq, agrees=agrees)
         else:
@@ -348,9 +350,7 @@ class Engine:
             self.comparisons.settled(poll, value, ballots, long_replies or {})
         if poll.record is not None:
             self.followers.settled(poll.seq, ballots, waiting=self.checkpoints.votes_wait)
-        dissent: list[int] = []
-        agreed = 0
-        active = self.members.active
+        dissent, agreed, active = list[int](), 0, self.members.active
         for index, ballot in ballots.items():
             if ballot != winner:
                 dissent.append(index)
@@ -366,7 +366,8 @@ class Engine:
             if once is not None:
                 self.dedup.settle(once, value, poll.seq)
         if poll.record is not None and value is not None:
-            release = Release(0, poll.seq, value, agreed, self.members.voters(dissent))
+            masked = self.members.voters(dissent) if dissent else ()
+            release = Release(0, poll.seq, value, agreed, masked)
             self.gate.release_when_durable(poll, release)
         elif poll.tickets:
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, NOT_KEPT)

@@ -5,8 +5,9 @@ order goes to m electors at once: they are *ahead*, and settle the vote alone if
 other live replicas *follow*.  The link of a follower holds its orders, and everything that it is
 sent stays in order.  So to the vote, a follower is a replica behind a slower link.
 
-A replica that is no voter by role (roles.py) always follows, also where processors are plenty: it
-must not slow the voters down.
+A replica that is no voter by role (roles.py) always follows, also where processors are plenty.  No
+vote needs its reply, and its work must not delay the voters'.  So its orders are held for longer,
+WATCHED_TIME, also while nothing else happens: it is woken seldom, and has more to do each time.
 
 What is held is pushed to all followers (Push)
 
@@ -28,14 +29,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from math import inf
+from operator import not_
 
 from voter.core.engine_time import EngineTime
 from voter.core.events import Effect, Push
 from voter.core.limits import Limits
 from voter.core.replica import Replica, Role
 
-__all__ = ["HOLD_MOST", "HOLD_TIME", "Followers"]
+__all__ = ["HOLD_MOST", "HOLD_TIME", "WATCHED_TIME", "Followers"]
 
 HOLD_MOST = 64
 """Requests that are held at most: as many as a batch may have."""
@@ -43,6 +46,8 @@ HOLD_BYTES = 256 << 10
 """Bytes of requests that are held at most."""
 HOLD_TIME = 0.02
 """Seconds that an order is held at most: the longest delay if a replica ahead is lost silently."""
+WATCHED_TIME = 0.1
+"""Seconds that an order is held at most for a replica that is no voter by role."""
 IDLE = 0.0015
 """Seconds without an open vote after which nothing is held.  A client that sends one request after
 the other takes less than 1 ms from a reply to its next request.
@@ -56,6 +61,17 @@ ROTATE_ORDERS, ROTATE_TIME = 1000, 1.0
 """Requests, or seconds, after which other replicas go ahead."""
 STEP = 1.1
 """Factor by which the estimate of the usual time moves with each vote."""
+
+
+@dataclass(slots=True)
+class _Hold:
+    """What is held for some followers: requests, bytes, first request, engine time of the first."""
+
+    replicas: tuple[int, ...] = ()
+    requests: int = 0
+    bytes: int = 0
+    first: float = inf
+    since: float = 0.0
 
 
 @dataclass
@@ -77,11 +93,8 @@ class Followers:
     _live: tuple[int, ...] = ()
     _since: int = 0  # first request that those ahead now were sent first
     _late: dict[int, int] = field(default_factory=dict)  # the request each was late with
-    # What is held: requests, bytes, first request, engine time of the first.
-    _held: int = 0
-    _bytes: int = 0
-    _first: float = inf
-    _held_since: float = 0.0
+    _voters: _Hold = field(default_factory=_Hold)
+    _watched: _Hold = field(default_factory=_Hold)  # for those that are no voters by role
     # Progress of the votes:
     _waiting: bool = False  # a request waits for its vote
     _progress: float = 0.0  # engine time since which one waits, of the last vote otherwise
@@ -96,17 +109,18 @@ class Followers:
         if self.enabled:
             self._choose(sorted(active, key=self._rank))
         else:
-            self.push()
-            roles = [(index, self.replicas[index].role) for index in live]
-            self.later = tuple(index for index, role in roles if role is not Role.VOTER)
+            self._choose([index for index in live if self.replicas[index].role is Role.VOTER])
 
     def _rank(self, index: int) -> tuple[bool, bool, int]:
         return self._is_late(index), index not in self.ahead, index
 
     def _choose(self, order: list[int]) -> None:
         self.push()
-        self.ahead = tuple(order[: self.need])
+        self.ahead = tuple(order[: self.need] if self.enabled else order)
         self.later = tuple(index for index in self._live if index not in self.ahead)
+        votes = [self.replicas[index].role is Role.VOTER for index in self.later]
+        self._voters.replicas = tuple(compress(self.later, votes))
+        self._watched.replicas = tuple(compress(self.later, map(not_, votes)))
         self._since = self._orders = 0
         self._rotated = self.time.now
 
@@ -122,7 +136,7 @@ class Followers:
 
     def rotate_if_due(self) -> None:
         """Let other replicas go ahead, if that is due, before a new order is sent."""
-        if not self.later or not self.enabled:
+        if not self._voters.replicas:
             return
         lasted = self.time.now - self._rotated
         if self._orders < ROTATE_ORDERS and lasted < ROTATE_TIME:
@@ -142,7 +156,7 @@ class Followers:
         if self._is_late(index):
             return False
         replica = self.replicas[index]
-        caught_up = not replica.outstanding or replica.outstanding[0][0] >= self._first
+        caught_up = not replica.outstanding or replica.outstanding[0][0] >= self._voters.first
         answers = self.time.now - replica.heard < HOLD_TIME
         return index in self.ahead or caught_up or (overdue and answers)
 
@@ -150,27 +164,34 @@ class Followers:
         """Note that an order was sent to those ahead and is held for the others."""
         if not self.later:
             return
-        now = self.time.now
+        now, limits = self.time.now, self.limits
         self._since = self._since or seq
         self._orders += requests
         if not self._waiting:
             self._waiting, self._progress = True, now
-        if not self._held:
-            self._first, self._held_since = seq, now
-        self._held += requests
-        self._bytes += size
-        most = min(HOLD_MOST, self.limits.lag // 2)
-        if self._held >= most or self._bytes >= min(HOLD_BYTES, self.limits.lag_bytes // 4):
-            self.push()
+        for hold in (self._voters, self._watched):
+            if not hold.replicas:
+                continue
+            if not hold.requests:
+                hold.first, hold.since = seq, now
+            hold.requests += requests
+            hold.bytes += size
+            most = min(HOLD_MOST, limits.lag // 2)
+            if hold.requests >= most or hold.bytes >= min(HOLD_BYTES, limits.lag_bytes // 4):
+                self._push(hold)
 
     def push(self) -> None:
         """Send the followers what is held for them."""
-        if not self._held:
+        self._push(self._voters)
+        self._push(self._watched)
+
+    def _push(self, hold: _Hold) -> None:
+        if not hold.requests:
             return
-        first, now = self._first, self.time.now
-        self._held = self._bytes = 0
-        self._first = inf
-        followers = [self.replicas[index] for index in self.later if self.replicas[index].live]
+        first, now = hold.first, self.time.now
+        hold.requests = hold.bytes = 0
+        hold.first = inf
+        followers = [self.replicas[index] for index in hold.replicas if self.replicas[index].live]
         for replica in followers:
             if replica.outstanding and replica.outstanding[0][0] >= first:
                 replica.heard_at(now)
@@ -178,7 +199,8 @@ class Followers:
 
     def under_way(self, replica: Replica) -> list[int]:
         """Return what a replica was sent and has not answered: not what is held for it."""
-        first = self._first if replica.index in self.later else inf
+        holds = (self._voters, self._watched)
+        first = min((hold.first for hold in holds if replica.index in hold.replicas), default=inf)
         return [seq for seq, _ in replica.outstanding if seq < first]
 
     # ------------------------------------------------------------------ votes
@@ -186,10 +208,15 @@ class Followers:
     @property
     def due(self) -> float:
         """Engine time at which ``check`` must be called; infinite while nothing is held."""
-        if not self._held:
+        watched = self._watched.since + WATCHED_TIME if self._watched.requests else inf
+        return min(self._voters_due, watched)
+
+    @property
+    def _voters_due(self) -> float:
+        if not self._voters.requests:
             return inf
         patience = self._patience if self._waiting else IDLE
-        return min(self._held_since + HOLD_TIME, self._progress + patience)
+        return min(self._voters.since + HOLD_TIME, self._progress + patience)
 
     @property
     def _patience(self) -> float:
@@ -198,10 +225,12 @@ class Followers:
     def check(self) -> None:
         """Push what has been held for long enough; let a replica that is late follow."""
         now = self.time.now
-        if now < self.due:
+        if now >= self._watched.since + WATCHED_TIME:
+            self._push(self._watched)
+        if now < self._voters_due:
             return
-        self.push()
-        if self.enabled and self._waiting and now >= self._progress + self._patience:
+        self._push(self._voters)
+        if self._waiting and now >= self._progress + self._patience:
             self._progress = now
             slow = [self.replicas[index] for index in self.ahead if self.replicas[index].requests]
             if slow:
@@ -210,18 +239,18 @@ class Followers:
 
     def compare(self, ballots: Mapping[int, bytes]) -> None:
         """Push what is held if the ballots of an open vote differ: more are needed."""
-        if self._held and len(ballots) > 1 and len(set(ballots.values())) > 1:
-            self.push()
+        if self._voters.requests and len(ballots) > 1 and len(set(ballots.values())) > 1:
+            self._push(self._voters)
 
     def settled(self, seq: int, ballots: Mapping[int, bytes], *, waiting: bool) -> None:
         """Note a vote that is won.  ``waiting``: other requests wait for theirs."""
-        if not self.later:
+        if not self._voters.replicas:
             return
         took = self.time.now - self._progress
         self._usual *= STEP if took > self._usual else 1 / STEP
         self._usual = min(max(self._usual, LATE_LEAST / LATE), HOLD_TIME / LATE)
         self._progress, self._waiting = self.time.now, waiting
-        if self.enabled and took >= LATE_LEAST and 0 < self._since <= seq:
+        if took >= LATE_LEAST and 0 < self._since <= seq:
             for index in self.ahead:
                 if index not in ballots:
                     self._demote(index, seq)

@@ -226,14 +226,13 @@ class Incarnations:
 
     def compare(
         self, replica: Replica, seq: int, record: Record | None, right: bytes, value: bytes
-    ) -> bool:
-        """Return whether a late reply (or digest) has the winning tag; if not, it is a dissent."""
+    ) -> None:
+        """Compare a late reply (or digest) with ``right``, the winning tag."""
         agrees = tag(value) == right
         if replica.role is not Role.VOTER:
             self.comparisons.late(replica, seq, record, right, value)
         if not agrees:
             self.dissented(replica, seq)
-        return agrees
 
     def dissented(self, replica: Replica, seq: int) -> None:
         """Expel a replica whose answer differs from the majority's.
@@ -362,8 +361,7 @@ class Incarnations:
             elif not waits and silent > limits.ping:
                 replica.pinged = True
                 self.effects.append(Ping(replica.index))
-        voters = [replica.index for replica in self.members if replica.role is Role.VOTER]
-        self.throttle.update(now, behind, self.log.writes, voters)
+        self.throttle.update(now, behind, self.log.writes, self.members.voters(behind))
 
     def watch_checkpoint(self, gap: float) -> None:
         """End replicas whose digest or state is overdue; place a marker if one is due."""

@@ -6,6 +6,7 @@ import { describe, lanes } from "./story.js";
 
 const STATES = {
   active: ["good", "✓", "votes"], learner: ["warn", "↻", "catches up"], restoring: ["warn", "↻", "receives its state"],
+  standby: ["warn", "↻", "is about to vote"], retired: ["warn", "○", "is replaced"],
   observer: ["good", "◉", "observes"], booting: ["warn", "↻", "boots"], ready: ["warn", "…", "is not in the vote yet"],
   absent: ["bad", "○", "left the vote"], expelled: ["bad", "✕", "expelled"], dead: ["bad", "✕", "dead"],
   paused: ["bad", "‖", "paused"],
@@ -199,6 +200,9 @@ function tile(name, value, small, more, chart, look, title) {
 
 const cards = new Map();
 function drawGuests() {
+  for (const [name, card] of cards) {
+    if (!state.guests.some((guest) => guest.name === name)) { card.root.remove(); cards.delete(name); }
+  }
   for (const guest of state.guests) {
     if (!cards.has(guest.name)) cards.set(guest.name, makeCard(guest.name));
     const card = cards.get(guest.name), [look, icon, words] = STATES[guest.state] || ["warn", "?", guest.state];

@@ -31,6 +31,7 @@ def make_status(
     guests = [
         {
             "name": f"g{number}", "state": state, "vm": "ready", "pid": None, "fault": None,
+            "role": "voter",
             "replica": {"state": state, "reason": "votes", "lag": 0, "dissents": 0},
             "repairs": {
                 "count": 0, "in_progress": False, "abandoned": False, "last_error": None,
@@ -42,7 +43,7 @@ def make_status(
         "phase": "up", "status": "ready", "vote": "2/3", "service": "kv", "http": "127.0.0.1:8080",
         "dir": "/node", "uuid": "u", "accel": "tcg", "storage": None, "connect_problem": None,
         "repair": "auto", "allow_faults": True, "guests": guests,
-        "supervisor": {"restarts": 0},
+        "supervisor": {"restarts": 0}, "rejuvenation": {"done": 0, "failed": 0},
         "durability": {"kind": "fsync", "journal": {"bytes": 1, "position": 1, "synced": 1}},
         "voter": {
             "pid": pid, "seq": 1, "compiled": False, "pending": 0, "restarts": 0,

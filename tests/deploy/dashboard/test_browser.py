@@ -120,6 +120,18 @@ async def test_used_link_shows_how_to_get_another(
         await page.wait_text("#login-error", "used already or is too old")
 
 
+async def test_guest_that_was_replaced_is_no_longer_shown(
+    node: FakeSource, shown: Dashboard, chromium: Chromium
+) -> None:
+    async with chromium.page(shown.new_link()) as page:
+        await page.wait_text("#status", "3 of 3 guests vote")
+        new = json.loads(json.dumps(node.shown["guests"].pop(1)))
+        node.shown["guests"].append(new | {"name": "g4", "state": "standby"})
+        await page.wait_text("#guests", "is about to vote")
+        assert "g2" not in await page.text("#guests")
+        assert "g4" in await page.text("#guests")
+
+
 async def test_what_a_guest_says_is_shown_as_text(
     node: FakeSource, shown: Dashboard, chromium: Chromium
 ) -> None:

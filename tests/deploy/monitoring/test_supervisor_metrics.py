@@ -123,16 +123,25 @@ class Elsewhere:
 def test_directory_that_is_gone_and_a_guest_without_a_process_are_no_errors(
     scratch: Path,
 ) -> None:
-    guest: dict[str, Any] = {"name": "g1", "vm": "dead", "pid": None, "fault": None}
+    guest: dict[str, Any] = {
+        "name": "g1",
+        "vm": "dead",
+        "pid": None,
+        "fault": None,
+        "role": "voter",
+    }
     guest["repairs"] = {"count": 6, "abandoned": True}
     status = {
         "dir": str(scratch / "gone"), "status": "unreachable", "storage": "it was deleted",
         "vote": "2/3", "accel": "tcg", "repair": "auto", "guests": [guest],
         "voter": {"restarts": 2}, "supervisor": {"restarts": 1},
+        "rejuvenation": {"done": 3, "failed": 1},
     }  # fmt: skip
     samples = read(SupervisorMetrics().render(status, b"")[0])
     assert samples["trivisor_storage_failed", ()] == 1
     assert samples["trivisor_voter_up", ()] == 0
+    assert samples["trivisor_rejuvenations_total", (("result", "done"),)] == 3
+    assert samples["trivisor_guest_votes", (("guest", "g1"),)] == 1
     assert samples["trivisor_guest_memory_bytes", (("guest", "g1"),)] == 0
     assert samples["trivisor_guest_repair_abandoned", (("guest", "g1"),)] == 1
     assert ("trivisor_disk_free_bytes", ()) not in samples

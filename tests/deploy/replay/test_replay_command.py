@@ -15,6 +15,7 @@ from deploy.node.records import Layout, NodeRecord, Settings
 from guests.protocol.message import encode_request
 from tests.deploy.replay.journals import JournalMaker, make_journal, put
 from tests.errors import raises
+from voter.core.entries import RoleChange
 
 HUGE = 1 << 16
 
@@ -38,6 +39,10 @@ def fill(maker: JournalMaker) -> Iterable[None]:
     for at in range(90):
         if at == 50:
             maker.write(encode_request("PUT", "/kv/..%2Fx", (), b"y"), "eve")
+        elif at == 60:
+            maker.seq += 1
+            roles = {"g1": "voter", "g2": "retired", "g3": "voter", "g4": "voter"}
+            maker.run.write(RoleChange(maker.seq, 1, roles, "patched"))
         elif at == 70:
             maker.write(put("k", "v"), "bob", lie=b"HTTP/1.1 200 OK\r\n\r\nlie")
         else:
@@ -68,7 +73,8 @@ def test_list_shows_where_a_replay_can_start(written: Path) -> None:
 def test_a_difference_is_shown_and_is_a_failure(written: Path) -> None:
     done = run("--dir", str(written), "--stand-in")
     assert done.return_value == 1
-    assert "89 of 90 are the released ones" in done.stdout
+    assert "from 63 on g1, g3, g4 vote (patched)" in done.stdout
+    assert "88 of 89 are the released ones" in done.stdout
     assert "digests: 3 of 3 are the voted ones" in done.stdout
     assert "a process of this host (stand-in)" in done.stdout
     assert "bob: PUT /kv/k" in done.stdout
@@ -78,7 +84,7 @@ def test_a_difference_is_shown_and_is_a_failure(written: Path) -> None:
 def test_a_range_without_a_difference_succeeds_and_json_has_all(written: Path) -> None:
     done = run("--dir", str(written), "--stand-in", "--from", "40", "--until", "60", "--json")
     found = json.loads(done.stdout)
-    assert done.return_value == 0
+    assert done.return_value == 0 and found["role_changes"] == []
     assert (found["start"], found["last"], found["writes"]) == (31, 60, 29)
     assert found["differences"] == [] and found["executed_by"].endswith("(stand-in)")
 

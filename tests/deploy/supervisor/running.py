@@ -21,14 +21,16 @@ __all__ = ["Running", "plan"]
 
 
 def plan(directory: Path, **settings: Any) -> Layout:
-    """Make a node's directory and its record."""
+    """Make a node's directory and its record; ``spares`` is the number of its spare slots."""
     layout = Layout(directory)
     layout.prepare()
     values: dict[str, Any] = {"http": "127.0.0.1:0", "allow_faults": True, "dashboard": "off"}
+    spares = settings.pop("spares", 1)
     given = Settings(**values | settings)
+    slots = range(given.guests + 1 + spares)
     layout.write(
         NodeRecord(
-            uuids=tuple(f"uuid-{number}" for number in range(given.guests + 1)), settings=given,
+            uuids=tuple(f"uuid-{number}" for number in slots), settings=given,
             kernel="-", initrd="-", image="-", manifest="-", accel="tcg", accel_reason="no VM",
         )
     )  # fmt: skip
@@ -60,8 +62,9 @@ class Running:
         return self.node.guests
 
     def restores(self) -> list[int]:
-        """How often each guest was restored."""
-        return [guest.restores for guest in self.guests.values()]
+        """How often each guest was restored, but for the spare slots."""
+        used = [guest for name, guest in self.guests.items() if name not in self.node.spares]
+        return [guest.restores for guest in used]
 
     async def start(self) -> None:
         """Serve; return when the node is ready or the supervisor has failed."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.supervisor.cpu_yield import RESTORE_LIMIT, YIELD_LIMIT, CpuYield, yield_limit
+from deploy.supervisor.cpu_yield import (
+    RESTORE_LIMIT,
+    SPARE_LIMIT,
+    YIELD_LIMIT,
+    CpuYield,
+    yield_limit,
+)
 from deploy.supervisor.repair_policy import ReplicaView
 from deploy.supervisor.repairer import JOIN_LIMIT
 from voter.core.limits import Limits
@@ -21,7 +27,7 @@ class Guest:
 
     def is_(
         self, replica: str | None, vm: str = "ready", *, served: bool = True,
-        throttled: bool = False, seconds: float = 0.5,
+        throttled: bool = False, seconds: float = 0.5, votes: bool = True,
     ) -> bool:  # fmt: skip
         """Return whether it yields after being in this state for so many seconds."""
         view = ReplicaView(vm=vm, replica=replica, reason="", since=0.0)
@@ -29,7 +35,7 @@ class Guest:
         while self.now < end:
             self.now += 0.5
             yields = self.yielding.update(
-                view, self.now, served=served, throttled=throttled, limit=10.0
+                view, self.now, served=served, throttled=throttled, limit=10.0, votes=votes
             )
             assert self.yielding.on is yields
         return yields
@@ -63,6 +69,13 @@ def test_guest_that_the_voter_does_not_reach_yields_no_longer() -> None:
     assert guest.is_("absent", "restoring", seconds=RESTORE_LIMIT / 2)
     assert not guest.is_("absent", seconds=RESTORE_LIMIT)
     assert not guest.is_("learner"), "it has yielded, and has not voted since"
+
+
+def test_guest_that_starts_in_a_free_slot_yields_for_less_time() -> None:
+    guest = Guest()
+    assert guest.is_("retired", "restoring", seconds=SPARE_LIMIT - 0.5, votes=False)
+    assert not guest.is_("retired", "restoring", seconds=1.0, votes=False)
+    assert SPARE_LIMIT < RESTORE_LIMIT
 
 
 def test_time_of_the_restore_does_not_count_when_it_joins() -> None:

@@ -69,6 +69,8 @@ class _OneMissing(FakeNode):
     ) -> None:
         await self.guests["g1"].start()
         await self.guests["g2"].start()
+        await self.guests["g3"].start()
+        await self.guests["g3"].kill()
 
 
 async def test_guest_that_does_not_vote_in_time_is_named(

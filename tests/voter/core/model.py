@@ -20,11 +20,11 @@ from voter.core.batch import Batch
 from voter.core.comparisons import KEPT_BYTES
 from voter.core.entries import Record
 from voter.core.events import Effect, Event, Failure
-from voter.core.followers import HOLD_MOST, HOLD_TIME
+from voter.core.followers import HOLD_MOST, HOLD_TIME, WATCHED_TIME
 from voter.core.poll import Poll
 from voter.core.replica import Role, State
 
-__all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
+__all__ = ["FAULTS", "FIRST_CHANGE", "Node", "Replica", "apply", "digest_of", "make_engine"]
 
 FAULTS = (
     "lie",  # its replies are wrong
@@ -46,6 +46,8 @@ FAULTS = (
 
 REPLIES = 50
 """Replies to writes that a replica keeps."""
+FIRST_CHANGE = 1 << 32
+"""The ticket of the first change of roles is the next one."""
 HANG = 2.0
 """Seconds without progress after which a replica is lost in these tests."""
 
@@ -279,6 +281,7 @@ class Node:
         self.now = 100.0
         self.epochs = 0
         self.tickets = 0
+        self.changes = 0  # of roles
         self.records: dict[int, Record] = {}
         self.expected: dict[int, bytes] = {}  # reply of a correct service, by place
         self.requests: dict[int, bytes] = {}
@@ -363,14 +366,15 @@ class Node:
         )
 
     def change_roles(
-        self, version: int | None = None, active: int = 0, /, **roles: str
+        self, version: int | None = None, active: int = 0, voters: int = 0, /, **roles: str
     ) -> ev.RolesChanged | ev.RolesRefused | None:
         """Change roles; return the answer, if it has come."""
-        self.tickets += 1
+        self.changes += 1
         if version is None:
             version = self.engine.members.roles_version
-        self.feed(ev.ChangeRoles(self.tickets, version, roles, "a test", active))
-        return self.answers.get(self.tickets)
+        ticket = FIRST_CHANGE + self.changes
+        self.feed(ev.ChangeRoles(ticket, version, roles, "a test", active, voters))
+        return self.answers.get(ticket)
 
     def lose(self, index: int) -> None:
         """Cut a link; the replica keeps its state."""
@@ -428,6 +432,8 @@ class Node:
         """Let the time pass after which no order is held; return the replicas that got some."""
         if any(replica.held for replica in self.replicas):
             self.tick(HOLD_TIME)
+        if any(replica.held for replica in self.replicas):
+            self.tick(WATCHED_TIME - HOLD_TIME)  # of replicas without a vote
         return self.busy()
 
     def start(self) -> Node:
@@ -597,7 +603,9 @@ class Node:
             orders = [effect for _, effect in each.held]
             held = sum(len(e.records) if isinstance(e, ev.SendAll) else 1 for e in orders)
             assert held < HOLD_MOST
-            assert all(self.now - since < HOLD_TIME for since, _ in each.held)
+            votes = engine.members[each.index].role is Role.VOTER
+            longest = HOLD_TIME if votes else WATCHED_TIME
+            assert all(self.now - since < longest for since, _ in each.held)
         expected = {seq: poll.unanswered for seq, poll in (engine.polls.open | batches).items()}
         due = dict.fromkeys(expected, 0)
         for replica in engine.members:
@@ -618,7 +626,8 @@ class Node:
             for each in chain[Poll | Batch](polls, batches.values())
         )
         voters = [replica for replica in engine.members if replica.role is Role.VOTER]
-        assert len(voters) == engine.members.policy.of
+        policy = engine.members.policy
+        assert policy.need <= len(voters) <= policy.of
         comparisons = engine.comparisons
         assert comparisons.kept_bytes == sum(each.size for each in comparisons.kept) <= KEPT_BYTES
         assert set(engine.polls.tickets) <= self.open

@@ -20,7 +20,7 @@ from voter.core import Limits
 from voter.core import events as ev
 from voter.core.batch import Batch
 from voter.core.poll import Poll
-from voter.core.replica import State
+from voter.core.replica import CAUGHT_UP, Role, State
 
 Step = tuple[str, int]
 
@@ -29,8 +29,15 @@ class Search:
     """The search for one kind of fault; counts states and ends of paths."""
 
     def __init__(
-        self, requests: tuple[str, ...], fault: str, *, victims: tuple[int, ...], limits: Limits
+        self,
+        requests: tuple[str, ...],
+        fault: str,
+        *,
+        victims: tuple[int, ...],
+        limits: Limits,
+        role: str = "",
     ) -> None:
+        """``role``: of a fourth replica, which takes the place of the second one at any time."""
         self.requests = requests
         self.fault = fault
         self.victims = victims
@@ -38,7 +45,14 @@ class Search:
         self.ends = 0
         self.outcomes: set[tuple[Any, ...]] = set()
         self._seen: set[tuple[Any, ...]] = set()
-        self._start = Node(make_engine(limits=limits)).start()
+        self._start = Node(make_engine(limits=limits, spares=bool(role)))
+        self._exchange = bool(role)
+        for index in range(3):
+            self._start.connect(index)
+        if role:
+            self._start.change_roles(g4=role)
+            self._start.connect(3)
+        self._start.run()
 
     def run(self) -> None:
         """Search everything."""
@@ -73,15 +87,21 @@ class Search:
                 yield ("deliver", index)
             if replica.inbox:
                 yield ("work", index)
-            if not replica.epoch:
+            if not replica.epoch and node.engine.members[index].role is not Role.RETIRED:
                 yield ("connect", index)
             if victim < 0 and self.fault and index in self.victims:
                 yield (self.fault, index)
+        if self._exchange and node.engine.members.roles_version == 1 and self._may_exchange(node):
+            yield ("exchange", 3)
         if self.fault == "silent" and victim >= 0:
             # Time passes when only the victim has anything to do: the others are never late.
             waits = node.engine.members[victim].outstanding
             if waits and set(node.busy()) <= {victim}:
                 yield ("tick", victim)
+
+    def _may_exchange(self, node: Node) -> bool:
+        members = node.engine.members
+        return members[3].state in CAUGHT_UP and any(i in members.active for i in (0, 2))
 
     def _take(self, step: Step, node: Node, sent: int, victim: int) -> tuple[int, int]:
         what, index = step
@@ -103,6 +123,8 @@ class Search:
             node.deliver(index)
         elif what == "tick":
             node.tick(0.9)
+        elif what == "exchange":
+            assert isinstance(node.change_roles(g4="voter", g2="retired"), ev.RolesChanged)
         elif what == "connect":
             replica = node.replicas[index]
             if replica.fault or node.engine.members[index].state is State.EXPELLED:
@@ -228,6 +250,18 @@ def test_every_order_answers_all_requests_of_batches_with_one_fault(fault: str) 
     search.run()
     assert search.states > 100
     assert search.outcomes >= {(State.ACTIVE,) * 3}
+
+
+@pytest.mark.parametrize("role", ["learner", "observer"])
+@pytest.mark.parametrize("fault", ["", "crash", "lie"])
+def test_every_order_answers_all_requests_while_a_replica_takes_anothers_place(
+    role: str, fault: str
+) -> None:
+    search = Search(("write", "read"), fault, victims=(0,), limits=NO_MARKERS, role=role)
+    search.run()
+    assert search.states > 200
+    ready = (State.ACTIVE, State.RETIRED, State.ACTIVE, State.ACTIVE)
+    assert search.outcomes >= {ready}
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from tests.voter.core.test_roles import OBSERVER, fill, make_node
 from voter.core import Limits
 from voter.core import comparisons as module
 from voter.core import events as ev
-from voter.core.followers import HOLD_TIME
+from voter.core.followers import WATCHED_TIME
 
 
 def make_observed() -> Node:
@@ -34,13 +34,13 @@ def test_late_difference_has_both_replies(request_: bytes) -> None:
     node = make_observed()
     node.replicas[3].fault = "lie-long"
     reply = settle(node, node.submit(request_))
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     node.run_one(3)
     (found,) = node.differences
     assert (found.seq, found.request, found.released) == (node.engine.log.seq, request_, reply)
     assert found.other is not None
     assert found.other.startswith(b"lie")
-    assert found.behind == pytest.approx(HOLD_TIME)
+    assert found.behind == pytest.approx(WATCHED_TIME)
     assert not node.engine.comparisons.kept, "nothing is kept once the observer has answered"
 
 
@@ -49,7 +49,7 @@ def test_early_difference_has_both_replies(fault: str) -> None:
     node = make_observed()
     node.replicas[3].fault = fault
     ticket = node.submit(b"a")
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     node.run_one(3)
     reply = settle(node, ticket)
     (found,) = node.differences
@@ -74,7 +74,7 @@ def test_equal_replies_are_counted() -> None:
 def test_each_request_of_a_batch_is_compared(late: bool) -> None:
     node = make_observed()
     node.submit_all([(b"a", False), (b"L", False), (b"c", True)])
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     node.replicas[3].work()
     (answer,) = node.replicas[3].outbox
     assert isinstance(answer, ev.AnsweredAll)
@@ -100,7 +100,7 @@ def test_each_request_of_a_batch_is_compared(late: bool) -> None:
 def test_batch_that_was_taken_apart_is_compared() -> None:
     node = make_observed()
     node.submit_all([(b"a", False), (b"L", False)])
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     for index in range(3):
         node.run_one(index)
     node.replicas[3].fault = "lie"

@@ -9,7 +9,7 @@ from voter.core import Limits
 from voter.core import events as ev
 from voter.core.entries import Record
 from voter.core.events import Failure
-from voter.core.followers import HOLD_TIME
+from voter.core.followers import WATCHED_TIME
 from voter.core.order import tag
 from voter.core.replica import Role, State
 
@@ -307,7 +307,7 @@ def test_observer_is_compared_and_never_counted() -> None:
     node.replicas[3].fault = "lie"
     node.crash(0)
     ticket = node.submit(b"a")
-    node.tick(HOLD_TIME)  # the orders of observers are held
+    node.tick(WATCHED_TIME)  # the orders of observers are held
     step(node, 3, 1)
     assert ticket not in node.results
     step(node, 2)

@@ -11,13 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.voter.core.model import HANG, Node, make_engine
+from tests.voter.core.model import FIRST_CHANGE, HANG, Node, make_engine
 from tests.voter.core.test_durable import DurableNode
 from tests.voter.core.test_promises import POLICIES, AnyFaults, World, random_limits
 from voter.core import Limits
 from voter.core import events as ev
 from voter.core.entries import Base, Entry, Record, RoleChange
-from voter.core.followers import HOLD_TIME
+from voter.core.followers import WATCHED_TIME
 from voter.core.replica import CAUGHT_UP, Role, State
 from voter.journal.format import decode_entries
 
@@ -78,9 +78,39 @@ def test_change_that_would_leave_fewer_active_voters_than_wanted_is_refused() ->
     fill(node, OBSERVER)
     node.crash(0)
     answer = node.change_roles(None, 3, g4=VOTER, g2=RETIRED)
-    assert refusal(answer) == "3 active voters are wanted, only 2 would be left"
+    assert (
+        refusal(answer) == "vote 2/3 needs 2 active voters, and 3 are wanted, only 2 would be left"
+    )
     assert isinstance(node.change_roles(None, 3, g4=VOTER, g1=RETIRED), ev.RolesChanged)
     node.check_alive()
+
+
+def test_there_may_be_fewer_voters_for_a_while_but_never_fewer_than_a_majority() -> None:
+    node = make_node()
+    assert "exactly 3 voters, not 2" in refusal(node.change_roles(g3=RETIRED))
+    assert isinstance(node.change_roles(None, 2, 2, g3=RETIRED), ev.RolesChanged)
+    node.check_alive()
+    assert "exactly 3 voters, not 1" in refusal(node.change_roles(None, 1, 1, g2=RETIRED))
+    node.lose(0)
+    node.submit(b"x")
+    assert node.engine.status == "refusing"
+    node.connect(0)
+    node.run()
+    fill(node, OBSERVER)
+    node.change_roles(g3=OBSERVER)
+    node.replicas[2].restart()
+    node.connect(2)
+    node.run()
+    answer = node.change_roles(None, 3, 0, g3=VOTER, g4=VOTER, g1=RETIRED)
+    assert isinstance(answer, ev.RolesChanged), "two take the places of one and of none"
+    node.check_alive()
+
+
+def test_voter_that_is_inactive_cannot_be_missing_too() -> None:
+    node = make_node()
+    node.lose(0)
+    assert "only 1 would be left" in refusal(node.change_roles(None, 2, 2, g3=RETIRED))
+    assert isinstance(node.change_roles(None, 2, 2, g1=RETIRED), ev.RolesChanged)
 
 
 def test_change_for_another_version_is_refused() -> None:
@@ -95,7 +125,7 @@ def test_change_for_another_version_is_refused() -> None:
 def test_change_that_changes_nothing_is_answered_with_the_present_version() -> None:
     node = make_node()
     seq = node.engine.log.seq
-    assert node.change_roles(g1=VOTER) == ev.RolesChanged(node.tickets, 0, 0)
+    assert node.change_roles(g1=VOTER) == ev.RolesChanged(FIRST_CHANGE + 1, 0, 0)
     assert node.engine.log.seq == seq
 
 
@@ -145,7 +175,7 @@ def test_ballot_of_a_new_voter_counts_in_open_votes() -> None:
     node = make_node()
     fill(node, LEARNER)
     ticket = node.submit(b"a")
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     node.run_one(3)
     node.run_one(0)
     assert ticket not in node.results
@@ -247,7 +277,9 @@ def test_orders_to_an_observer_are_held_although_voters_get_them_at_once() -> No
     fill(node, OBSERVER)
     node.submit(b"a")
     assert [bool(replica.inbox) for replica in node.replicas] == [True, True, True, False]
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME / 2)
+    assert not node.replicas[3].inbox, "also while nothing else happens"
+    node.tick(WATCHED_TIME / 2)
     assert node.replicas[3].inbox
 
 
@@ -292,7 +324,8 @@ def test_change_of_roles_is_answered_once_it_is_durable() -> None:
     node = make_durable()
     assert node.change_roles(g4=LEARNER) is None
     node.sync()
-    assert node.answers[node.tickets] == ev.RolesChanged(node.tickets, 1, node.engine.log.seq)
+    ticket, seq = FIRST_CHANGE + 1, node.engine.log.seq
+    assert node.answers[ticket] == ev.RolesChanged(ticket, 1, seq)
 
 
 def test_open_vote_waits_until_the_change_is_durable() -> None:
@@ -300,7 +333,7 @@ def test_open_vote_waits_until_the_change_is_durable() -> None:
     fill_durably(node, LEARNER)
     ticket = node.ask(b"a")
     node.sync()
-    node.tick(HOLD_TIME)
+    node.tick(WATCHED_TIME)
     node.run_one(3)
     node.run_one(0)
     node.change_roles(g4=VOTER, g2=RETIRED)
