@@ -50,6 +50,7 @@ _METRICS = "tests/deploy/monitoring/test_supervisor_metrics.py"
 _ALERTS = "tests/integration/test_alerts.py::test_every_alert_fires"
 _MONITOR = "tests/deploy/monitor/test_monitor_command.py"
 _REPLAY = "tests/deploy/replay/test_replay_command.py"
+_PATCH = "tests/test_trivisor_patch.py"
 _REJUVENATE = "tests/test_trivisor_rejuvenate.py"
 _WHEEL = "tests/integration/test_installed_wheel.py"
 
@@ -93,6 +94,15 @@ ELSEWHERE: dict[str, str] = {
     "trivisor monitoring --out monitoring":
         "tests/deploy/monitoring/test_files.py"
         "::test_command_names_the_addresses_of_the_node_that_runs",
+    "trivisor patch start --service fixed.py --after 500":
+        f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+    "trivisor patch status": f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+    "trivisor patch diff": f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+    "trivisor patch promote": f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+    "trivisor patch rules expected.toml":
+        f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+    "trivisor patch rules expected.toml --use":
+        f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
     "trivisor rejuvenate --all":
         f"{_REJUVENATE}::test_all_guests_are_replaced_under_load_and_no_client_notices",
     "trivisor rejuvenate g2":

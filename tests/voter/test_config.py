@@ -64,6 +64,19 @@ def test_guests_follow_if_there_are_fewer_processors(
     assert parse(f"{text}\n{THREE}").follows is follows
 
 
+def test_retired_replicas_do_not_make_processors_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(3)))
+    spare = '[[replica]]\nname = "g4"\nlink = "unix:/run/g4"\nrole = "{}"\n'
+    assert parse(THREE + spare.format("retired")).follows is False
+    assert parse(THREE + spare.format("observer")).follows is True
+
+
+def test_learner_is_no_role_of_a_configuration() -> None:
+    """A learner is made by a change of roles, which is under way only while a node runs."""
+    with raises("TV0201", match="Invalid enum value 'learner'"):
+        parse(THREE.replace('name = "g3"', 'name = "g3"\nrole = "learner"'))
+
+
 def test_processes_do_not_follow_unless_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     processes = re.sub("unix:/run/g.", "exec:true", THREE)

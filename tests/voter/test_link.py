@@ -796,3 +796,27 @@ async def test_exec_agent_is_started_again_after_its_link_closed() -> None:
     assert greeted.fresh
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+# ------------------------------------------------------------ retired replicas
+
+
+async def test_link_of_a_retired_replica_is_closed_and_stays_closed(rig: Rig) -> None:
+    connection = await rig.up()
+    rig.link.enable(False)
+    assert await rig.event() == ev.Lost(3, connection.epoch, "retired")
+    await connection.closed()
+    rig.link.reconnect_now()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert rig.agent.accepted.empty()
+    assert (rig.link.up, rig.link.problem) == (False, "retired")
+
+
+async def test_link_connects_again_once_its_replica_is_used_again(rig: Rig) -> None:
+    await rig.up()
+    rig.link.enable(False)
+    await rig.event()
+    rig.link.enable(True)
+    await rig.up()
+    assert rig.link.up
