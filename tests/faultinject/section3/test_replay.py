@@ -74,20 +74,11 @@ def test_the_predictions_are_those_of_the_draws() -> None:
 
 @pytest.mark.vm
 def test_histories_of_real_guests_are_replayed_in_a_real_guest(scratch: Path) -> None:
-    words = (
-        "experiment",
-        "run",
-        "replay",
-        "--share",
-        "0.01",
-        "--arm",
-        "exploited",
-        "--arm",
-        "clean",
-    )
+    words = ["experiment", "run", "replay", "--share", "0.01", "--out", str(scratch / "x")]
+    words += ["--arm", "exploited", "--arm", "clean"]
     done = subprocess.run(
-        python_command("trivisor", *words, "clean", "--out", scratch / "x"), env=python_environment(),
-        capture_output=True, text=True, timeout=280,
+        python_command("trivisor", *words), env=python_environment(), capture_output=True,
+        text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with RowStore.open(scratch / "x", write=False) as store:
