@@ -111,6 +111,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "experiment": (
         "faultinject.commands.experiment",
         "experiment",
+        "patch",
         "Test the methods of the paper's section 3 against predictions.",
     ),
     "model": (
@@ -160,6 +161,7 @@ GUARDED = frozenset(
         "service",
         "replay",
         "experiment",
+        "patch",
     }
 )
 """Commands that start processes: `deploy.host.guard` ends what they leave.
