@@ -162,7 +162,7 @@ def _rejuvenation_line(state: dict[str, Any]) -> str:
     if facts["failed"]:
         found.append(_count(facts["failed"], "failure"))
     if facts["problem"]:
-        found.append(f"postponed: {facts['problem']}")
+        found.append(f"problem: {facts['problem']}")
     if operation := state["operation"]:
         found.append(
             f"now: {operation['slot']} is to take the place of {operation['guest']} "
