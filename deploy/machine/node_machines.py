@@ -396,7 +396,12 @@ class NodeMachines:
         self._record()
 
     def _forget(self, guest: Guest) -> None:
-        """Record that a slot is empty, and remove its files."""
+        """Record that a slot is empty, and remove its files.
+
+        Once the node is down nothing may be written: another node may have taken the directory.
+        """
+        if not self._lock.in_place:
+            return
         self._clean.discard(guest.name)
         self._record()
         for path in guest.spec.files:

@@ -15,7 +15,7 @@ role of the slot       what the next supervisor does
 retired                ends the VM in it, if one runs
 learner or observer    has the voter retire it and ends its VM, unless the record
                        says that the operation survives
-voter                  lets the ordinary repair care for it, dead or not
+voter                  leaves it to the ordinary repair, dead or not
 =====================  ==========================================================
 """
 
