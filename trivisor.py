@@ -47,6 +47,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "rejuvenate",
         "Replace running guests by fresh ones while the node serves.",
     ),
+    "patch": (
+        "deploy.commands.patch",
+        "patch",
+        "Change the guests' software while the node serves.",
+    ),
     "logs": (
         "deploy.commands.logs",
         "logs",

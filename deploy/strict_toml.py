@@ -33,7 +33,9 @@ def _lines(text: str) -> dict[tuple[str, int, str], int]:
     for line, content in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", content):
             table, number = header[2], 0
-            while (table, number, "") in places:
+            parent = table.rpartition(".")[0]
+            # A table inside an element of a list has that element's number.
+            while (table, number, "") in places or (parent, number + 1, "") in places:
                 number += 1
             places[table, number, ""] = line
         elif key := re.match(r"\s*\"?([A-Za-z0-9_-]+)\"?\s*[=.]", content):
@@ -52,7 +54,10 @@ class SpecProblems:
 
     def add(self, text: str, *, table: str = "", number: int = 0, key: str = "") -> None:
         """Record a problem at a key of a table, or at the table if it has no such key."""
-        for place in ((table, number, key), (table, number, ""), ("", 0, table)):
+        parent, _, last = table.rpartition(".")
+        for place in (
+            (table, number, key), (table, number, ""), (parent, number, last), ("", 0, table)
+        ):  # fmt: skip
             if (line := self._places.get(place)) is not None:
                 self._found.append(f"{self._name}, line {line}: {text}")
                 return

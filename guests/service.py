@@ -115,8 +115,23 @@ def load_class(name: str, base: type[T], known: Iterable[str] = ()) -> type[T]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ServiceError(f"{path} cannot be imported: {error!r}", error_code="TV0402") from error
+        line = _line_of(error, path)
+        where = f"{path}, line {line}," if line else str(path)
+        why = f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else repr(error)
+        raise ServiceError(f"{where} cannot be imported: {why}", error_code="TV0402") from error
     return _only(module, name, base)
+
+
+def _line_of(error: BaseException, path: Path) -> int | None:
+    """Return the line of a file at which its import failed, or None if that is not known."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    line, place = None, error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code.co_filename == str(path):
+            line = place.tb_lineno
+        place = place.tb_next
+    return line
 
 
 def _only(module: ModuleType, name: str, base: type[T]) -> type[T]:

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.vm
 class Load(threading.Thread):
     """A client with one HTTP connection, which it never opens again."""
 
+    method, path = "PUT", "/kv/k"
+
     def __init__(self, address: str) -> None:
         super().__init__(daemon=True)
         self.address = address
@@ -37,7 +39,9 @@ class Load(threading.Thread):
             connection.connect()
             sock = connection.sock
             while not self._stop_it.is_set():
-                connection.request("PUT", f"/kv/k{self.answered % 100}", body=b"x" * 100)
+                target = f"{self.path}{self.answered % 100}" if self.method == "PUT" else self.path
+                body = b"x" * 100 if self.method == "PUT" else None
+                connection.request(self.method, target, body=body)
                 response = connection.getresponse()
                 response.read()
                 if response.status not in (200, 201, 204):

@@ -25,7 +25,7 @@ A change of roles is ``{"version": V, "roles": {NAME: ROLE, ...}, "reason": TEXT
 replicas change, and only if the table has version V (``roles`` in the status).  The roles are
 voter, learner, observer and retired.  409 if the table has another version, or if the change is
 impossible now (``voter.core.roles``); the answer holds the table.  With ``"active": N``, at least N
-voters must be active after the change.
+voters must be active after the change.  With ``"voters": N`` there are to be N voters, m to n.
 
 Only root, the voter's user, the owner of the socket's file and a group to which it is open may use
 it; others get 403.  Errors are problems (``voter.frontend.problem``).
@@ -87,6 +87,7 @@ class _RoleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     version: int
     roles: dict[str, str]
     active: int = 0
+    voters: int = 0
     reason: str = ""
 
 
@@ -229,7 +230,7 @@ class VoterControlServer(HttpFrontEnd):
                 title, kind = "The roles were not changed", result.problem
                 connection.answer(problem(kind, code, title, status, result.detail, extra=table))
 
-        change = ev.ChangeRoles(0, wanted.version, wanted.roles, wanted.reason, wanted.active)
+        change = ev.ChangeRoles(ticket=0, **msgspec.structs.asdict(wanted))
         self._runner.change_roles(change, answer)
 
     def _stream(self, connection: HttpConnection, query: str, events: EventLog[Any]) -> None:

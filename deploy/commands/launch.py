@@ -22,7 +22,7 @@ from deploy.host.install import how_to_install
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
-from deploy.node.configuration import SPARES, check_paths
+from deploy.node.configuration import SPARES, check_paths, image_of
 from deploy.node.orphans import stop_watchdog
 from deploy.node.processes import find_orphans, find_processes
 from deploy.node.records import (
@@ -35,10 +35,19 @@ from deploy.node.records import (
     cache_directory,
 )
 from guests.function import read_key
-from guests.image import ImageError, Overlay, ProgramMissing, add_overlay, build_image
+from guests.image import (
+    Additions,
+    Image,
+    ImageError,
+    Overlay,
+    ProgramMissing,
+    add_overlay,
+    build_image,
+    verify,
+)
 from voter.commands.terminal import CommandError, ExitCode
 
-__all__ = ["delete_journal", "follow_start", "identify_service", "prepare_node"]
+__all__ = ["delete_journal", "follow_start", "identify_service", "overlay_of", "prepare_node"]
 
 
 def prepare_node(
@@ -98,15 +107,10 @@ def prepare_node(
     service = identify_service(settings)
     node = _check_journal(layout, settings, service, accept_service=accept_service)
     try:
-        image = build_image(cache_directory() / "images", progress=progress)
-        own = settings.service.endswith(".py")
-        overlay = Overlay(
-            service=None if own else settings.service,
-            service_file=Path(settings.service) if own else None,
-            content=Path(settings.content) if settings.content is not None else None,
-            key=read_key(Path(settings.key)) if settings.key is not None else b"",
-        )
-        image = add_overlay(image, layout.directory / "image", overlay)
+        image = _pinned_image(layout, settings, service)
+        if image is None:
+            image = build_image(cache_directory() / "images", progress=progress)
+            image = add_overlay(image, layout.directory / "image", overlay_of(settings))
         progress(f"guest image {image.sha256[:16]}")
         accelerator = asyncio.run(decide(image, cache_directory(), settings.accel, progress))
         progress(f"accelerator: {accelerator.name} ({accelerator.reason})")
@@ -116,6 +120,8 @@ def prepare_node(
                 str(error), remedy=how_to_install(error.program), error_code=error.error_code
             ) from error
         raise DeployError(str(error), remedy=error.remedy, error_code=error.error_code) from error
+    former = layout.read_node() if layout.known else None
+    pinned = former is not None and former.image == image.sha256 and former.pinned
     record = NodeRecord(
         # The node keeps its uuid, so that its journal remains valid; its guests are new.
         uuids=(
@@ -131,10 +137,38 @@ def prepare_node(
         accel_reason=accelerator.reason,
         service=service,
         managed=managed,
+        packages=former.packages if former is not None and pinned else (),
+        pinned=pinned,
     )
     layout.write(record)
     layout.write(RunningRecord())
     return record
+
+
+def overlay_of(settings: Settings, additions: Additions | None = None) -> Overlay:
+    """Return the node's part of its guest image.  Raises ServiceError, OSError."""
+    own = settings.service.endswith(".py")
+    return Overlay(
+        service=None if own else settings.service,
+        service_file=Path(settings.service) if own else None,
+        content=Path(settings.content) if settings.content is not None else None,
+        key=read_key(Path(settings.key)) if settings.key is not None else b"",
+        files=additions.files if additions is not None else {},
+        programs=additions.programs if additions is not None else frozenset(),
+        packages=additions.packages if additions is not None else (),
+    )
+
+
+def _pinned_image(layout: Layout, settings: Settings, service: str) -> Image | None:
+    """Return the image that a patch has made for this service, or None.  Raises ImageError."""
+    record = layout.read_node() if layout.known else None
+    if record is None or not record.pinned:
+        return None
+    if (record.service, record.settings.service) != (service, settings.service):
+        return None
+    image = image_of(record)
+    verify(image)
+    return image
 
 
 def _running_record(layout: Layout, settings: Settings, progress: Progress) -> NodeRecord:

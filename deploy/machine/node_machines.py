@@ -246,6 +246,10 @@ class NodeMachines:
             )
             return GuestArrival(how=how, seconds=time.monotonic() - begin, bounded=bounded)
 
+    def initrd(self, name: str) -> str:
+        """Return the path of the initramfs that the guest in a slot was started with."""
+        return self._guests[name].spec.initrd
+
     async def end(self, name: str) -> None:
         """End the VM in a slot for good; the slot is empty afterwards.  Does nothing if it is."""
         async with self._slots:
@@ -392,7 +396,12 @@ class NodeMachines:
         self._record()
 
     def _forget(self, guest: Guest) -> None:
-        """Record that a slot is empty, and remove its files."""
+        """Record that a slot is empty, and remove its files.
+
+        Once the node is down nothing may be written: another node may have taken the directory.
+        """
+        if not self._lock.in_place:
+            return
         self._clean.discard(guest.name)
         self._record()
         for path in guest.spec.files:

@@ -169,8 +169,9 @@ class Monitor:
         status = await call(self._layout.supervisor_socket, "GET", "/status")
         self._targets.hold(pids_in(status))
         pids = {guest["name"]: guest["pid"] for guest in status["guests"] if guest["pid"]}
-        for name in self._pids.keys() - pids.keys():
-            self._resources.forget(name)
+        for name, pid in self._pids.items():
+            if pids.get(name) != pid:
+                self._resources.forget(name)
         self._pids = pids
         return status
 

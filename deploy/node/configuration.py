@@ -16,7 +16,15 @@ from voter.core.limits import Limits
 if TYPE_CHECKING:
     from deploy.machine.node_machines import NodeMachines
 
-__all__ = ["SPARES", "check_paths", "make_machines", "node_spec", "toml_value", "voter_config"]
+__all__ = [
+    "SPARES",
+    "check_paths",
+    "image_of",
+    "make_machines",
+    "node_spec",
+    "toml_value",
+    "voter_config",
+]
 
 SPARES = 1
 """Slots of a new node without a guest: one guest at a time is replaced by another."""
@@ -51,18 +59,24 @@ def node_spec(layout: Layout, record: NodeRecord) -> NodeSpec:
     )
 
 
-def make_machines(layout: Layout, record: NodeRecord) -> NodeMachines:
-    """Return the machines of a node; nothing is started yet."""
-    from deploy.machine.node_machines import NodeMachines  # noqa: PLC0415 - needs libvirt
-
-    image = Image(
+def image_of(record: NodeRecord) -> Image:
+    """Return the image of a node's guests."""
+    return Image(
         kernel=Path(record.kernel),
         initrd=Path(record.initrd),
         sha256=record.image,
         manifest=Path(record.manifest),
     )
+
+
+def make_machines(layout: Layout, record: NodeRecord) -> NodeMachines:
+    """Return the machines of a node; nothing is started yet."""
+    from deploy.machine.node_machines import NodeMachines  # noqa: PLC0415 - needs libvirt
+
     return NodeMachines(
-        node_spec(layout, record), capabilities=cache_directory() / "capabilities", image=image
+        node_spec(layout, record),
+        capabilities=cache_directory() / "capabilities",
+        image=image_of(record),
     )
 
 

@@ -114,6 +114,9 @@ class NodePort(Protocol):
         See ``NodeMachines.start``.
         """
 
+    def initrd(self, name: str) -> str:
+        """Return the path of the initramfs that the guest in a slot was started with."""
+
     async def end(self, name: str) -> None:
         """End the guest in a slot, which is empty then.  Raises DeployError."""
 

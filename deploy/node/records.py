@@ -131,6 +131,8 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     accel_reason: str
     manifest: str
     service: str = ""  # identifies what replays the journal in the guests; "": not known
+    packages: tuple[str, ...] = ()  # Debian packages that a patch has added to the image
+    pinned: bool = False  # a patch made this image: the same service starts from it again
     managed: bool = False  # systemd runs the supervisor and the voter
 
 
@@ -188,6 +190,9 @@ class Layout:
         self.journal = _SYSTEM_JOURNAL if self.system else directory / "journal"
         self.membership = directory / "membership.json"  # roles, and an operation under way
         self.last_run = directory / "last-run.json"  # events and consoles of the node that ended
+        self.patch = directory / "patch.json"  # the node's last patch
+        self.differences = directory / "patch-differences.jsonl"  # what its copy answered otherwise
+        self.patched_images = directory / "images"  # a directory for each patched image
         self.native_socket = native_socket(directory)
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"

@@ -13,6 +13,7 @@ the process that connects is checked too (``voter.sockets.Trusted``): others get
     POST /rejuvenate                 {"guest", "by": clone, boot, in-place or null, "share"}
     POST /dashboard                  {"url": a link that logs a browser in, "seconds": its life}
     POST /campaign                   a running campaign's figures, for the dashboard
+    GET, POST /patch...              patches (``patch_routes``)
     POST /monitor                    a match of a rule of `trivisor monitor`, for the events
     POST /revert                     {"before", "rule", "detail"}: undo a request and all after it
     POST /down                       answered at once; the process ends when the node is down
@@ -39,8 +40,11 @@ from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
 from deploy.monitoring.supervisor_metrics import SupervisorMetrics
+from deploy.strict_toml import SpecError
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
+from deploy.supervisor.patch_orders import NoPatch
+from deploy.supervisor.patch_routes import PatchRoutes
 from deploy.supervisor.rejuvenation import Method
 from deploy.supervisor.reverting import Reverter, RevertOrder
 from deploy.supervisor.supervisor import Supervisor
@@ -104,6 +108,7 @@ class SupervisorControlServer:
         app.router.add_post("/monitor", self._matched)
         app.router.add_post("/revert", self._revert)
         app.router.add_post("/down", self._down)
+        PatchRoutes(supervisor.patcher, supervisor.layout.journal).add_to(app)
         # No access log: it would only displace other lines in the supervisor's log.
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True
@@ -269,6 +274,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(409, error, ExitCode.NOT_ALLOWED)
     except UnknownGuest as error:
         return _problem(404, error, ExitCode.USAGE)
+    except (NoPatch, SpecError) as error:
+        return _problem(409, error, ExitCode.USAGE)
     except (DeployError, OSError) as error:
         return _problem(500, error, ExitCode.FAILED)
     except (msgspec.MsgspecError, ValueError) as error:

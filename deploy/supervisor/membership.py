@@ -15,7 +15,7 @@ role of the slot       what the next supervisor does
 retired                ends the VM in it, if one runs
 learner or observer    has the voter retire it and ends its VM, unless the record
                        says that the operation survives
-voter                  lets the ordinary repair care for it, dead or not
+voter                  leaves it to the ordinary repair, dead or not
 =====================  ==========================================================
 """
 
@@ -46,7 +46,7 @@ from deploy.supervisor.storage import Storage
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from guests.image import Image
 
-__all__ = ["Membership", "MembershipBusy", "SlotOperation"]
+__all__ = ["Membership", "MembershipBusy", "SlotOperation", "finish"]
 
 PASS_INTERVAL = 0.5
 """Seconds between two looks at roles and VMs, if no event comes."""
@@ -202,7 +202,7 @@ class Membership:
                     error_code="TV0743",
                 )
             record = Operation(
-                kind=kind, guest=guest, slot=self._free_slot(), role=role, began=time.time()
+                kind=kind, guest=guest, slot=self.free_slot(), role=role, began=time.time()
             )
             self._write(operation=record)
             async with self._run(record) as operation:
@@ -229,7 +229,7 @@ class Membership:
             yield operation
         except BaseException:
             if not self._closing:
-                await _finish(self._roll_back(record.slot))
+                await finish(self.roll_back(record.slot))
             raise
         finally:
             self._task = None
@@ -245,7 +245,7 @@ class Membership:
                 remedy="wait until it is over (`trivisor status`)",
             )
 
-    def _free_slot(self) -> str:
+    def free_slot(self) -> str:
         """Return an empty slot.  Raises MembershipBusy."""
         for name in self.retired:
             if self.guests[name].state in (GuestState.ABSENT, GuestState.DEAD):
@@ -256,13 +256,22 @@ class Membership:
             "at its next start",
         )
 
-    async def change(self, roles: Mapping[str, str], reason: str) -> int:
+    async def change(
+        self,
+        roles: Mapping[str, str],
+        reason: str,
+        *,
+        active: int = 0,
+        voters: int = 0,
+        patience: float = VOTER_TIMEOUT,
+    ) -> int:
         """Have the voter change these roles in one step; return the table's version.
 
         Does nothing if they are so already, for example after an answer was lost.  Returns when the
-        change is durable.  Raises RolesRefused or VoterUnreachable after VOTER_TIMEOUT seconds.
+        change is durable.  ``active`` and ``voters`` as for `VoterControl.change_roles`.  Raises
+        RolesRefused or VoterUnreachable after ``patience`` seconds.
         """
-        deadline = time.monotonic() + VOTER_TIMEOUT
+        deadline = time.monotonic() + patience
         while True:
             try:
                 await self._observer.poll()
@@ -274,7 +283,9 @@ class Membership:
                     )
                 if all(known.table.get(name) == role for name, role in roles.items()):
                     break
-                await self._control.change_roles(known.version, roles, reason)
+                await self._control.change_roles(
+                    known.version, roles, reason, active=active, voters=voters
+                )
                 await self._observer.poll()
             except VoterRefused as error:
                 # After a restart of the voter its replicas need a moment until they are active.
@@ -321,7 +332,7 @@ class Membership:
                 async with asyncio.timeout(JOIN_POLL), self._observer.news:
                     await self._observer.news.wait()
 
-    async def _roll_back(self, slot: str) -> None:
+    async def roll_back(self, slot: str) -> None:
         """Return a slot to the state before an operation, unless its VM votes already."""
         try:
             await self.change_back(slot)
@@ -480,7 +491,7 @@ class SlotOperation:
         self.record = self._membership.record_step(self.record, step, survives=survives)
 
 
-async def _finish(work: Any) -> None:
+async def finish(work: Any) -> None:
     """Await work to its end even if the caller is cancelled again."""
     task = asyncio.ensure_future(work)
     while not task.done():

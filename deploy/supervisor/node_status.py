@@ -17,6 +17,8 @@ from deploy.supervisor.active_faults import ActiveFaults
 from deploy.supervisor.managed_voter import ManagedVoter
 from deploy.supervisor.membership import Membership
 from deploy.supervisor.observer import NodeObserver
+from deploy.supervisor.patcher import Patcher
+from deploy.supervisor.patching import NodeImage
 from deploy.supervisor.rejuvenation import Rejuvenation
 from deploy.supervisor.repairer import Repairer
 from deploy.supervisor.storage import Storage
@@ -41,7 +43,7 @@ class NodeStatus:
     def __init__(  # noqa: PLR0913 - the parts
         self,
         layout: Layout,
-        record: NodeRecord,
+        image: NodeImage,
         node: NodePort,
         *,
         observer: NodeObserver,
@@ -50,11 +52,12 @@ class NodeStatus:
         faults: ActiveFaults,
         membership: Membership,
         rejuvenation: Rejuvenation,
+        patcher: Patcher,
         storage: Storage,
         watchdog: WatchdogClient,
     ) -> None:
         self._layout = layout
-        self._record = record
+        self._image = image
         self._node = node
         self._observer = observer
         self._voter = voter
@@ -62,9 +65,14 @@ class NodeStatus:
         self._faults = faults
         self._membership = membership
         self._rejuvenation = rejuvenation
+        self._patcher = patcher
         self._storage = storage
         self._watchdog = watchdog
         self._began = time.time()
+
+    @property
+    def _record(self) -> NodeRecord:
+        return self._image.record
 
     async def collect(
         self, *, phase: str, addresses: dict[str, str], dashboard: str | None
@@ -116,6 +124,7 @@ class NodeStatus:
             },
             **self._membership.describe(),
             "rejuvenation": self._rejuvenation.describe(),
+            "patch": self._patcher.describe(),
             "guests": [self._describe(name, now) for name in self._membership.used],
         }
 

@@ -214,12 +214,15 @@ class NodeObserver:
                 async with asyncio.timeout(0.5), self.news:
                     await self.news.wait_for(lambda: len(self.mismatched) >= need)
 
-    async def wait_active(self, names: list[str], seconds: float) -> bool:
-        """Wait until all these replicas vote; return False if not within ``seconds``."""
+    async def wait_active(self, names: Callable[[], list[str]], seconds: float) -> bool:
+        """Wait until all these replicas vote; return False if not within ``seconds``.
+
+        ``names`` returns them as they are at that time.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self.news:
                 await self.news.wait_for(
-                    lambda: all(self.replica_state(name) == "active" for name in names)
+                    lambda: all(self.replica_state(name) == "active" for name in names())
                 )
                 return True
         return False

@@ -64,7 +64,7 @@ class Rejuvenation:
         self.done = 0
         self.failed = 0
         self.problem = ""
-        """Why the automatic rejuvenation that is due is postponed, or empty."""
+        """Why the last automatic rejuvenation failed, or the one that is due is postponed."""
 
     async def rejuvenate(
         self,
@@ -160,14 +160,14 @@ class Rejuvenation:
             await asyncio.sleep(max(0.0, min(self._due - time.time(), pause)))  # it is a period
             if time.time() < self._due and self._due - time.time() <= pause:
                 continue
-            self.problem = self._find_obstacle()
-            if not self.problem:
+            obstacle = self.problem = self._find_obstacle()
+            if not obstacle:
                 try:
                     await self.rejuvenate(self.next_guest(), automatic=True)
                 except (DeployError, OSError) as error:
                     self.problem = str(error)
             # A host that was suspended, or a clock that was set, causes no series of replacements.
-            ahead = POSTPONED if self.problem else max(0.0, self._due + pause - time.time())
+            ahead = POSTPONED if obstacle else max(0.0, self._due + pause - time.time())
             self._due = time.time() + min(ahead, pause)
 
     def next_guest(self) -> str:

@@ -161,7 +161,7 @@ class Repairer:
         returning = set(self._tasks) | self._returning
         for name in self._guests:
             if not self._is_voter(name):
-                continue  # whoever started it cares for it
+                continue  # the operation that started it decides
             view = self._view(name, now)
             policy = self._policies[name]
             policy.observe(view.replica == "active", now)

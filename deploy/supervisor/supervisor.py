@@ -35,6 +35,7 @@ from deploy.supervisor.managed_voter import ManagedVoter
 from deploy.supervisor.membership import Membership
 from deploy.supervisor.node_status import NodeStatus
 from deploy.supervisor.observer import EventHistory, NodeObserver
+from deploy.supervisor.patching import NodeImage, make_patcher
 from deploy.supervisor.rejuvenation import Method, Rejuvenation
 from deploy.supervisor.repairer import Repairer
 from deploy.supervisor.storage import Storage
@@ -87,10 +88,8 @@ class Supervisor:
         self._node = make_node(layout, self.record)
         self.guests: Mapping[str, GuestPort] = self._node.guests
         self.history = EventHistory()
-        if self._watchdog.ended:
-            self.history.add(
-                "supervisor restarted", times=self._watchdog.restarts, ended=self._watchdog.ended
-            )
+        if ended := self._watchdog.ended:
+            self.history.add("supervisor restarted", times=self._watchdog.restarts, ended=ended)
         self.storage = Storage(layout, self.history, repair_room=2 * self.settings.memory_mib << 20)
         self._recorded = True
         self._control = VoterControl(layout.voter_control)
@@ -148,9 +147,14 @@ class Supervisor:
             hypervisor_problem=lambda: self._node.problem,
             history=self.history,
         )
+        image = NodeImage(layout, self.record)
+        self.patcher = make_patcher(
+            layout, image, self._node, self.membership, self._observer, self._control,
+            self._repairer, self._records, self.storage, self.history,
+        )  # fmt: skip
         self._status = NodeStatus(
             layout,
-            self.record,
+            image,
             self._node,
             observer=self._observer,
             voter=self._voter,
@@ -158,6 +162,7 @@ class Supervisor:
             faults=self._records,
             membership=self.membership,
             rejuvenation=self.rejuvenation,
+            patcher=self.patcher,
             storage=self.storage,
             watchdog=self._watchdog,
         )
@@ -221,6 +226,8 @@ class Supervisor:
                 self._begin(group, "repair", self._repairer.run())
                 self._begin(group, "membership", self.membership.run())
                 self._begin(group, "rejuvenation", self.rejuvenation.run())
+                self.patcher.begin(taken_over=self.took_over)
+                self._begin(group, "patches", self.patcher.run())
                 if self.faults is not None:
                     self._begin(group, "faults", self.faults.keep())
                 await self._interruptible(self._report_ready())
@@ -362,12 +369,12 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._ready_limit):
                 await self.membership.settle()
-        return await self._observer.wait_active(self._without_fault(), self._ready_limit)
+        return await self._observer.wait_active(self._without_fault, self._ready_limit)
 
     async def _report_ready(self) -> None:
         """Report the node's status; after a take-over, give repair time first."""
         if self.took_over and not await self._observer.wait_active(
-            self._without_fault(), self._ready_limit
+            self._without_fault, self._ready_limit
         ):
             self._step("not all guests vote: see `trivisor status`")
         self._report({"ready": await self.status()})
@@ -459,7 +466,7 @@ class Supervisor:
         return record
 
     async def heal(self, guest: str) -> dict[str, Any]:
-        """End the guest's fault, restore the guest if necessary, return once it votes.
+        """End the guest's fault, restore it if necessary, return once it votes.
 
         Raises DeployError, also if it must be restored and no majority votes without it.
         """
@@ -479,10 +486,7 @@ class Supervisor:
     async def rejuvenate(
         self, guest: str, *, by: Method | None = None, share: int | None = None
     ) -> dict[str, Any]:
-        """Replace a guest by a fresh one; return once that votes and the old one has ended.
-
-        Raises DeployError; the old guest stays then.
-        """
+        """Replace a guest by a fresh one, or raise DeployError: the old guest stays then."""
         self.find(guest)
         if self.phase != "up":
             raise DeployError(f"the node is {self.phase}", error_code="TV0746")

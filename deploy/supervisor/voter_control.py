@@ -64,13 +64,30 @@ class VoterControl:
         """Remove a replica from the vote.  Raises VoterUnreachable."""
         await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
 
-    async def change_roles(self, version: int, roles: Mapping[str, str], reason: str) -> None:
+    async def checkpoint(self) -> None:
+        """Ask for a checkpoint soon.  Raises VoterUnreachable."""
+        await self._call("POST", "/checkpoint")
+
+    async def change_roles(
+        self,
+        version: int,
+        roles: Mapping[str, str],
+        reason: str,
+        *,
+        active: int = 0,
+        voters: int = 0,
+    ) -> None:
         """Change the roles of these replicas, if the table has this version.
 
-        Returns once the change is durable.  Raises VoterUnreachable; VoterRefused with status 409:
-        the table has another version, or the change is impossible now.
+        ``active``: so many voters must be active afterwards, if that is more than a majority;
+        ``voters``: so many there are to be, m to n, if not as many as now or n.  Returns once the
+        change is durable.  Raises VoterUnreachable; VoterRefused with status 409: the table has
+        another version, or the change is impossible now.
         """
-        body = {"version": version, "roles": dict(roles), "reason": reason}
+        body = {
+            "version": version, "roles": dict(roles), "reason": reason, "active": active,
+            "voters": voters,
+        }  # fmt: skip
         await self._call("POST", "/roles", body)
 
     async def stop(self) -> None:
@@ -79,15 +96,27 @@ class VoterControl:
 
     async def events(self, since: int) -> AsyncIterator[dict[str, Any]]:
         """Yield the changes of replicas after ``since``, as they come.  Raises VoterUnreachable."""
+        async for event in self._stream("events", since):
+            yield event
+
+    async def differences(self, since: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield what replicas without a vote answered otherwise, after ``since``, as it comes.
+
+        Raises VoterUnreachable.
+        """
+        async for difference in self._stream("differences", since):
+            yield difference
+
+    async def _stream(self, name: str, since: int) -> AsyncIterator[dict[str, Any]]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT)
-        url = f"http://voter/events?since={since}"
+        url = f"http://voter/{name}?since={since}"
         try:
             async with self._client.get(url, timeout=timeout) as answer:
                 async for line in answer.content:
                     if line.strip():
                         yield json.loads(line)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise VoterUnreachable(f"the voter's events ended: {error}") from error
+            raise VoterUnreachable(f"the voter's {name} ended: {error}") from error
 
     @property
     def _client(self) -> aiohttp.ClientSession:

@@ -12,7 +12,7 @@ Put requests that reach all parts of the service into its file (``CHECK_REQUESTS
 
 from __future__ import annotations
 
-from guests.check.compare import check
-from guests.check.result import CheckResult, Disagreement, format_result
+from guests.check.compare import check, describe
+from guests.check.result import CheckResult, Disagreement, ServiceFacts, format_result
 
-__all__ = ["CheckResult", "Disagreement", "check", "format_result"]
+__all__ = ["CheckResult", "Disagreement", "ServiceFacts", "check", "describe", "format_result"]

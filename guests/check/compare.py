@@ -19,6 +19,7 @@ from guests.check.plan import (
 from guests.check.result import (
     CheckResult,
     Disagreement,
+    ServiceFacts,
     show_message,
     show_reply_difference,
     show_state_difference,
@@ -26,7 +27,7 @@ from guests.check.result import (
 from guests.protocol.message import Reply
 from guests.service import SHIPPED
 
-__all__ = ["check"]
+__all__ = ["check", "describe"]
 
 
 def check(
@@ -81,6 +82,16 @@ def check(
         differences=tuple(differences),
         notes=tuple(_note(plain)),
     )
+
+
+def describe(service: str, *, timeout: float = 60.0) -> ServiceFacts:
+    """Load a shipped service, by its name, or a Python file, in a process of its own.
+
+    ``timeout``: seconds.  Raises ServiceError that names the problem, with its line if it has one.
+    """
+    name = service if service in SHIPPED else str(Path(service).resolve())
+    about = CheckPlan(name, 0, timeout).describe()
+    return ServiceFacts(name=str(about["name"]), state_format=int(about["state_format"]))
 
 
 def _check_plain(plan: CheckPlan, plain: CheckRun) -> Iterator[Disagreement]:

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 __all__ = [
     "CheckResult",
     "Disagreement",
+    "ServiceFacts",
     "format_result",
     "show_message",
     "show_reply_difference",
     "show_state_difference",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceFacts:
+    """What a service says of itself: replicas must have the same name and state format."""
+
+    name: str
+    state_format: int
 
 
 @dataclass(frozen=True, kw_only=True)

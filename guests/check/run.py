@@ -202,10 +202,17 @@ def own_requests(service_class: type[Service]) -> list[bytes]:
 
 
 def describe(service_class: type[Service]) -> dict[str, Any]:
-    """Return the service's name, its CHECK_REQUESTS as canonical bytes, and paths in its source."""
+    """Return the service's name and state format, its CHECK_REQUESTS as canonical bytes, and paths
+    in its source.
+    """
     own = [request.decode("latin-1") for request in own_requests(service_class)]
     paths = _find_paths(sys.modules[service_class.__module__].__file__)
-    return {"name": service_class.name, "requests": own, "paths": paths}
+    return {
+        "name": service_class.name,
+        "state_format": service_class.state_format,
+        "requests": own,
+        "paths": paths,
+    }
 
 
 def _find_paths(file: str | None) -> list[str]:

@@ -5,11 +5,12 @@ service.  ``verify`` checks an image against its manifest.  ``COMMAND_LINE`` is 
 
 The layers, from the bottom: ``host`` (programs and files of the host); ``recipe``, ``sources``,
 ``cpio``, ``kernel`` and ``bytecode`` (one step of the build each); ``packages``; ``manifest``;
-``overlay``; ``build``.
+``overlay``; ``build`` and ``additions``.
 """
 
 from __future__ import annotations
 
+from guests.image.additions import Additions, fetch_additions
 from guests.image.build import build_image, packages_at_hand
 from guests.image.host import ImageError, ProgramMissing
 from guests.image.kernel import COMMAND_LINE
@@ -19,12 +20,14 @@ from guests.image.overlay import Access, Overlay, add_overlay
 __all__ = [
     "COMMAND_LINE",
     "Access",
+    "Additions",
     "Image",
     "ImageError",
     "Overlay",
     "ProgramMissing",
     "add_overlay",
     "build_image",
+    "fetch_additions",
     "packages_at_hand",
     "verify",
 ]

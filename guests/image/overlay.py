@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from guests.image.manifest import (
     encode_record,
     read_manifest,
 )
+from guests.image.packages import Package
 
 __all__ = [
     "ACCESS_ARCHIVE",
@@ -76,7 +77,9 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     ``service``: the name of a shipped service; ``service_file``: a user's Python file.  Exactly one
     of them is given.  ``content``: a directory to copy to /etc/trivisor/content.  ``files``:
-    further paths in the guest (no leading "/") and their contents.  ``access``: the guest allows
+    further paths in the guest (no leading "/") and their contents; they replace the base image's.
+    ``programs``: those of the files that can be executed.  ``packages``: the Debian packages that
+    the files are of.  ``access``: the guest allows
     faults inside, with these keys.  ``key``: requests pass the function f (``guests.function``)
     before the service, from ``function_file`` or, without one, request authentication.
     """
@@ -85,6 +88,8 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     service_file: Path | None = None
     content: Path | None = None
     files: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+    programs: frozenset[str] = frozenset()
+    packages: tuple[Package, ...] = ()
     access: Access | None = None
     key: bytes = b""
     function_file: Path | None = None
@@ -112,6 +117,7 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
             manifest,
             initrd=digest,
             files={**manifest.files, **added},
+            packages=_with_packages(manifest.packages, overlay.packages),
             access="",
             access_files={},
         )
@@ -129,6 +135,12 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
         sha256=combined_hash(manifest.kernel, digest),
         manifest=out_dir / "manifest.json",
     )
+
+
+def _with_packages(base: list[Package], added: Iterable[Package]) -> list[Package]:
+    """Return the packages of an image, where those added replace others of their names."""
+    named = {package.name: package for package in (*base, *added)}
+    return sorted(named.values(), key=lambda package: package.name)
 
 
 def _behind(first: bytes, second: bytes) -> bytes:
@@ -173,7 +185,10 @@ def _entries(overlay: Overlay, inputs: str) -> list[cpio.ArchiveEntry]:
             "an image needs one service: give `service` or `service_file`, and not both",
             error_code="TV0416",
         )
-    entries = [cpio.file(name, body) for name, body in overlay.files.items()]
+    entries = [
+        cpio.file(name, body, executable=name in overlay.programs)
+        for name, body in overlay.files.items()
+    ]
     if overlay.service_file is not None:
         source = _read(overlay.service_file)
         name, build = f"/{SERVICE_FILE}", hashlib.sha256(source).hexdigest()

@@ -38,12 +38,14 @@ from guests.image.recipe import (
 )
 from guests.image.sources import RELEASE, debian_sources
 
-__all__ = ["Package", "fetch"]
+__all__ = ["FILE_LIST", "PACKAGE_LIST", "Package", "fetch", "fetch_archive", "read_packages"]
 
 _DEADLINE = 900.0
 """Seconds that mmdebstrap may take before it is ended: enough for a slow mirror."""
 
-_LIST = "trivisor.packages"
+PACKAGE_LIST = "trivisor.packages"
+FILE_LIST = "trivisor.files."
+"""Files that `fetch_archive` adds to the archive."""
 
 _PLAIN_PATH = re.compile(r"/[\w/.+-]+", re.ASCII)
 
@@ -62,14 +64,33 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
 
     Raises ImageError.
     """
-    require("mmdebstrap")
-    sources = work / "debian.sources"
-    sources.write_text(debian_sources(), encoding="utf-8")
     archive = work / "packages.tar"
-    packages = (*PACKAGES, *ACCESS_PACKAGES)
-    progress(f"fetching {', '.join(packages)} and what they need from Debian {RELEASE}")
-    # No package's own script runs, so nothing depends on the host.  The hook records the packages.
-    hook = f'cd "$1/var/cache/apt/archives" && sha256sum -- *.deb > "$1/{_LIST}"'
+    fetch_archive((*PACKAGES, *ACCESS_PACKAGES), archive, progress=progress)
+    progress("choosing the files that guests need")
+    listed = _unpack(archive, work)
+    archive.unlink()
+    progress("compiling Python's library")
+    _compile_library(work)
+    return read_packages(listed)
+
+
+def fetch_archive(names: Sequence[str], archive: Path, *, progress: Callable[[str], None]) -> None:
+    """Fetch Debian packages and what they need; write all their files into a tar archive.
+
+    The archive also has the file PACKAGE_LIST, for `read_packages`, and for each package of
+    ``names`` the file FILE_LIST + its name, with the paths of its files.  Raises ImageError.
+    """
+    require("mmdebstrap")
+    sources = archive.with_name("debian.sources")
+    sources.write_text(debian_sources(), encoding="utf-8")
+    progress(f"fetching {', '.join(names)} and what they need from Debian {RELEASE}")
+    # No package's own script runs, so nothing depends on the host.  The hooks record the packages.
+    debs = '"$1/var/cache/apt/archives"'
+    hooks = [f'cd {debs} && sha256sum -- *.deb > "$1/{PACKAGE_LIST}"']
+    hooks += [
+        f'dpkg-deb --fsys-tarfile {debs}/{name}_*.deb | tar -t > "$1/{FILE_LIST}{name}"'
+        for name in names
+    ]
     _mmdebstrap(
         [
             "mmdebstrap",
@@ -77,21 +98,15 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
             "--variant=extract",
             "--format=tar",
             "--architectures=amd64",
-            "--include=" + ",".join(packages),
-            f"--extract-hook={hook}",
+            "--include=" + ",".join(names),
+            *(f"--extract-hook={hook}" for hook in hooks),
             *(f"--aptopt={option}" for option in _apt_options()),
             RELEASE,
             str(archive),
             str(sources),
         ],
     )
-    progress("choosing the files that guests need")
-    listed = _unpack(archive, work)
-    archive.unlink()
     sources.unlink()
-    progress("compiling Python's library")
-    _compile_library(work)
-    return list(_packages(listed))
 
 
 def _mmdebstrap(words: Sequence[str]) -> None:
@@ -134,11 +149,16 @@ def _apt_options() -> Iterator[str]:
             yield line
 
 
-def _packages(listed: str) -> Iterator[Package]:
+def read_packages(listed: str) -> list[Package]:
+    """Return the packages that a PACKAGE_LIST names, sorted by name."""
+    packages = []
     for line in sorted(listed.splitlines(), key=lambda line: line.split()[1]):
         digest, filename = line.split()
         name, version, architecture = unquote(filename).removesuffix(".deb").split("_")
-        yield Package(name=name, version=version, architecture=architecture, sha256=digest)
+        packages.append(
+            Package(name=name, version=version, architecture=architecture, sha256=digest)
+        )
+    return packages
 
 
 def _unpack(archive: Path, work: Path) -> str:
@@ -198,7 +218,7 @@ def _unpack(archive: Path, work: Path) -> str:
         for name, member in members.items():
             if name.startswith(below) and member.isfile() and wanted(name.removeprefix(below)):
                 _write(tree / "usr" / name, read(name))
-        return read(_LIST).decode()
+        return read(PACKAGE_LIST).decode()
 
 
 def _compile_library(work: Path) -> None:

@@ -112,6 +112,7 @@ class FakeGuest:
             callback(event)
 
     async def start(self) -> None:
+        self._end_process()  # of a start that was cancelled
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = _start_agent(theirs.fileno(), self.service)
@@ -220,6 +221,9 @@ class FakeNode:
             if guest.pid is None and not take_over:
                 await guest.start()
             progress(f"{guest.name} is ready")
+
+    def initrd(self, name: str) -> str:
+        return self.guests[name].service
 
     async def start(
         self,

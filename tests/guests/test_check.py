@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from guests.check import CheckResult, check, format_result
+from guests.check import CheckResult, ServiceFacts, check, describe, format_result
 from guests.check.plan import make_workload
 from guests.protocol.message import Request, encode_request
 from guests.service import ServiceError
@@ -271,3 +271,13 @@ def test_command_prints_the_result(planted) -> None:  # type: ignore[no-untyped-
     assert done.return_value == 1
     assert "os.getpid()" in done.output
     assert isinstance(run_command("nothing-of-this-name").exception, CommandError)
+
+
+def test_service_is_described_without_being_loaded_here(tmp_path: Path) -> None:
+    file = tmp_path / "s.py"
+    file.write_text(CORRECT.replace('name = "notes"', 'name = "notes"\n    state_format = 7'))
+    assert describe(str(file)) == ServiceFacts(name="notes", state_format=7)
+    assert describe("kv") == ServiceFacts(name="kv", state_format=1)
+    file.write_text("import os\nos._exit(3)\n")
+    with raises("TV0407", match="status 3"):
+        describe(str(file))

@@ -46,8 +46,9 @@ def test_file_may_use_dataclasses_and_postponed_annotations(tmp_path: Path) -> N
             "not 2",
         ),
         ("from guests.service import Service\nclass A(Service): ...\n", "must define the method"),
-        ("def (", "cannot be imported: SyntaxError"),
-        ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
+        ("x = 1\n\ndef (", r"wrong\.py, line 3, cannot be imported: SyntaxError: invalid syntax"),
+        ("\nimport nothing_of_this_name", "line 2, cannot be imported: ModuleNotFoundError"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "line 2, cannot be imported: ZeroDivisionError"),
         ("raise SystemExit(3)", "cannot be imported: SystemExit"),
     ],
 )

@@ -14,6 +14,7 @@ MOST_LINES = 500
 # Files that may call `time.sleep`, and why. All others wait for events.
 SLEEPS = {
     "deploy/commands/logs.py": "follows a file: the standard library has no event for its growth",
+    "deploy/commands/patch.py": "polls the supervisor: no event reports the steps of a patch",
     "deploy/host/guard.py": "polls /proc: there is no event for a new child, once an orphan",
     "deploy/authorizer.py": "a pause, so that an F that dies at once does not take the processor",
     "faultinject/bench/link.py": "the pause between two messages is part of what is measured",

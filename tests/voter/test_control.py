@@ -135,7 +135,10 @@ async def test_change_of_roles_can_ask_for_more_active_voters(nodes: Nodes) -> N
     await until(lambda: node.state("g4") == "observer")
     body = json.loads(roles_body(1, g4="voter", g2="retired")) | {"active": 4}
     refused = await call(node, "POST", "/roles", json.dumps(body).encode())
-    assert refused.json["detail"] == "4 active voters are wanted, only 3 would be left"
+    assert (
+        refused.json["detail"]
+        == "vote 2/3 needs 2 active voters, and 4 are wanted, only 3 would be left"
+    )
 
 
 async def test_impossible_change_of_roles_is_refused_with_the_table(nodes: Nodes) -> None:

@@ -191,6 +191,7 @@ class ChangeRoles(Event, frozen=True, gc=False):
     roles: dict[str, str]
     reason: str
     active: int = 0  # so many voters must be active after the change, if that is more than usual
+    voters: int = 0  # so many voters there are to be, if not n: at least m
 
 
 class TakeCheckpoint(Event, frozen=True, gc=False):

@@ -10,6 +10,7 @@ has a version: a change names the version that it was made for, and any other is
 supervisors, or of two attempts of one, at most one succeeds.
 
 **What is refused.**  After a change there must be exactly n voters, and at least m of them active.
+On request there are fewer for a while, but at least m: then several can join in one step.
 A new voter must have caught up.  So a change never costs the majority, and the node answers
 requests before and after it.
 
@@ -25,7 +26,6 @@ when the record is durable, too: only then may it end the virtual machine of a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from voter.core.entries import RoleChange
@@ -96,7 +96,7 @@ class RoleTable:
         if event.version != members.roles_version:
             text = f"the roles have version {members.roles_version}, not {event.version}"
             return "stale-roles", text
-        if (problem := self._find_conflict(event.roles, event.active)) is not None:
+        if (problem := self._find_conflict(event)) is not None:
             return "roles", problem
         if journal.full:
             return "not-executed", f"the journal cannot be written: {journal.full}"
@@ -104,25 +104,24 @@ class RoleTable:
             return "not-executed", "the journal is behind"
         return None
 
-    def _find_conflict(self, roles: Mapping[str, str], least: int) -> str | None:
-        """Return why a table with these roles, and the others as they are, is impossible.
-
-        ``least``: voters that must be active.
-        """
+    def _find_conflict(self, event: ChangeRoles) -> str | None:
+        """Return why a table with these roles, and the others as they are, is impossible."""
         policy, members = self.members.policy, self.members
-        voters = [r for r in members if roles.get(r.name, r.role) == Role.VOTER]
+        voters = [r for r in members if event.roles.get(r.name, r.role) == Role.VOTER]
         new = [replica for replica in voters if replica.role is not Role.VOTER]
         active = sum(replica.state in CAUGHT_UP for replica in voters)
         for replica in new:
             if replica.state not in CAUGHT_UP:
                 return f"{replica.name} cannot vote: it has not caught up, it is {replica.state}"
-        if len(voters) != policy.of:
+        now = sum(replica.role is Role.VOTER for replica in members)
+        allowed = {event.voters} if event.voters else {now, policy.of}
+        if len(voters) not in allowed or not policy.need <= len(voters) <= policy.of:
             return f"vote {policy} needs exactly {policy.of} voters, not {len(voters)}"
-        if new and active < max(least, policy.need):
-            wanted = (
-                f"{least} active voters are wanted"
-                if least > policy.need
-                else (f"vote {policy} needs {policy.need} active voters")
+        least = max(event.active, policy.need)
+        if (new or event.active) and active < least:
+            wants = "" if least == policy.need else f", and {least} are wanted"
+            return (
+                f"vote {policy} needs {policy.need} active voters{wants}, only {active} would be "
+                "left"
             )
-            return f"{wanted}, only {active} would be left"
         return None

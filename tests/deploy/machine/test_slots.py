@@ -99,6 +99,13 @@ def test_one_guest_makes_a_template_and_others_do_not(scratch: Path) -> None:
     assert templates.digests == {template_name(first): "abc"}
 
 
+async def test_slot_that_ends_after_the_node_leaves_no_file(scratch: Path) -> None:
+    node = NodeMachines(planned(directory=str(scratch / "n"), spares=1))
+    (scratch / "n").mkdir()
+    await node.end("g2")
+    assert list((scratch / "n").iterdir()) == []
+
+
 async def test_slot_that_is_taken_or_unknown_is_an_error(scratch: Path) -> None:
     node = NodeMachines(planned(directory=str(scratch / "n"), spares=1))
     with pytest.raises(KeyError):

@@ -165,6 +165,20 @@ async def test_automatic_rejuvenation_waits_until_all_guests_vote(scratch: Path)
         assert len(node.events("rejuvenated")) <= done + 1
 
 
+async def test_automatic_rejuvenation_that_fails_is_tried_again_when_the_next_is_due(
+    scratch: Path,
+) -> None:
+    async with running(scratch, rejuvenate_every=1.5) as node:
+        node.node.fail_start = True
+        await until(lambda: len(node.events("rejuvenation failed")) >= 2, seconds=60)
+        assert "cannot be started" in (await node.status())["rejuvenation"]["problem"]
+        times = [event["time"] for event in node.events("rejuvenation failed")]
+        assert times[1] - times[0] > 0.3
+        node.node.fail_start = False
+        await until(lambda: node.events("rejuvenated") != [], seconds=60)
+        assert await node.all_active()
+
+
 async def test_command_line_reaches_the_control_socket(scratch: Path) -> None:
     async with running(scratch) as node:
         order = {"guest": "g1", "by": None, "share": 25}

@@ -366,14 +366,14 @@ class Node:
         )
 
     def change_roles(
-        self, version: int | None = None, active: int = 0, /, **roles: str
+        self, version: int | None = None, active: int = 0, voters: int = 0, /, **roles: str
     ) -> ev.RolesChanged | ev.RolesRefused | None:
         """Change roles; return the answer, if it has come."""
         self.changes += 1
         if version is None:
             version = self.engine.members.roles_version
         ticket = FIRST_CHANGE + self.changes
-        self.feed(ev.ChangeRoles(ticket, version, roles, "a test", active))
+        self.feed(ev.ChangeRoles(ticket, version, roles, "a test", active, voters))
         return self.answers.get(ticket)
 
     def lose(self, index: int) -> None:
@@ -626,7 +626,8 @@ class Node:
             for each in chain[Poll | Batch](polls, batches.values())
         )
         voters = [replica for replica in engine.members if replica.role is Role.VOTER]
-        assert len(voters) == engine.members.policy.of
+        policy = engine.members.policy
+        assert policy.need <= len(voters) <= policy.of
         comparisons = engine.comparisons
         assert comparisons.kept_bytes == sum(each.size for each in comparisons.kept) <= KEPT_BYTES
         assert set(engine.polls.tickets) <= self.open

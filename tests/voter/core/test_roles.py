@@ -78,9 +78,39 @@ def test_change_that_would_leave_fewer_active_voters_than_wanted_is_refused() ->
     fill(node, OBSERVER)
     node.crash(0)
     answer = node.change_roles(None, 3, g4=VOTER, g2=RETIRED)
-    assert refusal(answer) == "3 active voters are wanted, only 2 would be left"
+    assert (
+        refusal(answer) == "vote 2/3 needs 2 active voters, and 3 are wanted, only 2 would be left"
+    )
     assert isinstance(node.change_roles(None, 3, g4=VOTER, g1=RETIRED), ev.RolesChanged)
     node.check_alive()
+
+
+def test_there_may_be_fewer_voters_for_a_while_but_never_fewer_than_a_majority() -> None:
+    node = make_node()
+    assert "exactly 3 voters, not 2" in refusal(node.change_roles(g3=RETIRED))
+    assert isinstance(node.change_roles(None, 2, 2, g3=RETIRED), ev.RolesChanged)
+    node.check_alive()
+    assert "exactly 3 voters, not 1" in refusal(node.change_roles(None, 1, 1, g2=RETIRED))
+    node.lose(0)
+    node.submit(b"x")
+    assert node.engine.status == "refusing"
+    node.connect(0)
+    node.run()
+    fill(node, OBSERVER)
+    node.change_roles(g3=OBSERVER)
+    node.replicas[2].restart()
+    node.connect(2)
+    node.run()
+    answer = node.change_roles(None, 3, 0, g3=VOTER, g4=VOTER, g1=RETIRED)
+    assert isinstance(answer, ev.RolesChanged), "two take the places of one and of none"
+    node.check_alive()
+
+
+def test_voter_that_is_inactive_cannot_be_missing_too() -> None:
+    node = make_node()
+    node.lose(0)
+    assert "only 1 would be left" in refusal(node.change_roles(None, 2, 2, g3=RETIRED))
+    assert isinstance(node.change_roles(None, 2, 2, g1=RETIRED), ev.RolesChanged)
 
 
 def test_change_for_another_version_is_refused() -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
+from deploy.monitor.recent_log import journaled_writes
 from guests.services.kv import KeyValue
 from tests.deploy.replay.journals import JournalMaker, make_journal, put
 from tests.errors import raises
 from tests.voter.journal.disk import opened
-from voter.core.entries import Record
+from voter.core.entries import Record, RoleChange
 from voter.journal import Directory
 from voter.journal.files import Files
 from voter.journal.reader import JournalReader
 from voter.journal.revert import RevertPlan, apply_revert, plan_revert
+
+_WRITES = [*range(1, 11), *range(12, 22), *range(23, 33)]
 
 
 def fill(maker: JournalMaker) -> Iterator[None]:
@@ -85,10 +88,29 @@ def test_writes_after_a_revert_are_kept_and_another_revert_undoes_only_them(scra
 
     asyncio.run(go_on())
     assert recovered(scratch / "j")[2] == [first.seq + n for n in range(1, 6)]
+    seqs = [each.seq for each in journaled_writes(scratch / "j")]
+    assert seqs == [*_WRITES, *range(first.seq + 1, first.seq + 6)], (
+        "both pasts, one after the other"
+    )
     second = plan_revert(scratch / "j", first.seq + 3)
     assert (second.checkpoint, second.lost) == (first.seq, 5)
     apply(scratch / "j", second)
     assert recovered(scratch / "j")[0] == second.seq > first.seq + 5
+
+
+def test_roles_stay_as_they_are_now(scratch: Path) -> None:
+    roles = {"g1": "voter", "g2": "retired", "g3": "voter", "g4": "voter"}
+    change = RoleChange(30, 4, roles, "a test")
+
+    def with_roles(maker: JournalMaker) -> Iterator[None]:
+        yield from fill(maker)
+        maker.run.write(change)
+
+    asyncio.run(make_journal(scratch / "j", with_roles))
+    apply(scratch / "j", plan_revert(scratch / "j", 25))
+    reader = JournalReader(scratch / "j")
+    base, _ = reader.load(reader.checkpoints()[-1])
+    assert (base.roles_version, base.roles) == (4, change.roles)
 
 
 def test_what_was_undone_can_still_be_read(scratch: Path) -> None:
