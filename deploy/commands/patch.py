@@ -19,7 +19,15 @@ from deploy.commands.options import (
 )
 from deploy.commands.patch_show import show_differences, show_dry_run, show_patch
 from deploy.node.records import Layout
-from voter.commands.parameters import DAY, Integer, Number, existing_directory, existing_file
+from voter.commands.parameters import (
+    DAY,
+    Integer,
+    Number,
+    PackageName,
+    Remark,
+    existing_directory,
+    existing_file,
+)
 from voter.commands.terminal import CommandError, ExitCode, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def patch() -> None:
 @patch.command()
 @directory_option
 @click.option("--service", metavar="FILE", help="The patched service.")
-@click.option("--package", "packages", multiple=True, metavar="NAME",
+@click.option("--package", "packages", type=PackageName(), multiple=True,
               help="A Debian package to add or renew (repeatable).")  # fmt: skip
 @click.option("--image", type=existing_directory(),
               help="A directory with an image that was built elsewhere.")  # fmt: skip
@@ -224,7 +232,7 @@ def promote(directory: Path | None, force: bool, as_json: bool) -> None:
 
 @patch.command()
 @directory_option
-@click.option("--reason", default="", help="Text for the record.")
+@click.option("--reason", type=Remark(), default="", help="Text for the record.")
 @json_option
 def reject(directory: Path | None, reason: str, as_json: bool) -> None:
     """End the quarantine without a promotion; return when the copy has ended."""
@@ -233,7 +241,7 @@ def reject(directory: Path | None, reason: str, as_json: bool) -> None:
 
 @patch.command()
 @directory_option
-@click.option("--reason", default="", help="Text for the record.")
+@click.option("--reason", type=Remark(), default="", help="Text for the record.")
 @json_option
 def abort(directory: Path | None, reason: str, as_json: bool) -> None:
     """Call the patch off, also while guests are replaced; return when none is patched."""

@@ -133,6 +133,8 @@ def _show(state: dict[str, Any]) -> None:
         out.print(f"requests: {order} (follow {follow['setting']})")
     if line := _rejuvenation_line(state):
         out.print(f"rejuvenation: {escape(line)}", highlight=False)
+    if line := _patch_line(state["patch"]):
+        out.print(f"patch: {escape(line)}", highlight=False)
     supervisor = state["supervisor"]
     restarts = f", restarted {_count(supervisor['restarts'], 'time')}"
     watched = supervisor["watchdog"] or state["managed"]
@@ -163,12 +165,26 @@ def _rejuvenation_line(state: dict[str, Any]) -> str:
         found.append(_count(facts["failed"], "failure"))
     if facts["problem"]:
         found.append(f"problem: {facts['problem']}")
-    if operation := state["operation"]:
+    if (operation := state["operation"]) and operation["kind"] != "patch":
         found.append(
             f"now: {operation['slot']} is to take the place of {operation['guest']} "
             f"({operation['kind']}, {operation['step']})"
         )
     return "; ".join(found)
+
+
+def _patch_line(patch: dict[str, Any] | None) -> str:
+    """Return the state of the patch under way; empty if there is none."""
+    if patch is None or patch["phase"] in ("done", "rejected", "aborted"):
+        return ""
+    facts = [f"{patch['phase']}, {patch['title']}"]
+    if patch["phase"] in ("promoting", "reverting"):
+        facts.append(f"{len(patch['promoted'])} of {patch['of']} guests run it")
+    else:
+        facts.append(f"{_count(patch['quarantine']['compared'], 'reply', 'replies')} compared")
+    if waits := patch["waits_for"] or patch["quarantine"]["waits_for"]:
+        facts.append(f"waits for: {waits}")
+    return "; ".join(facts)
 
 
 def _voter_line(voter: dict[str, Any]) -> str:

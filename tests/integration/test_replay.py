@@ -64,6 +64,7 @@ async def transfer(address: str, count: int, *, exploit: int = -1) -> tuple[int,
 
 
 @pytest.mark.vm
+@pytest.mark.timeout(900)  # five guests boot one after another; on a busy host each takes a minute
 def test_an_exploit_is_found_in_the_past_of_a_node_that_serves(
     scratch: Path, tmp_path: Path
 ) -> None:

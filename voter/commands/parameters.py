@@ -36,6 +36,8 @@ __all__ = [
     "Method",
     "NativeAddress",
     "Number",
+    "PackageName",
+    "Remark",
     "RequestId",
     "SchedulerAddress",
     "Target",
@@ -233,6 +235,30 @@ class GuestName(Text):
         """Return the name."""
         if not re.fullmatch(r"g[1-9][0-9]?", text):
             raise ValueError(f"{text!r} is not a guest's name: write g1, g2, ...")
+        return text
+
+
+class PackageName(Text):
+    """A Debian package's name."""
+
+    name = "NAME"
+
+    def read(self, text: str) -> str:
+        """Return the name."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]{1,99}", text):
+            raise ValueError(f"{text!r} is no name of a Debian package, such as libexpat1")
+        return text
+
+
+class Remark(Text):
+    """A short text for a record."""
+
+    name = "TEXT"
+
+    def read(self, text: str) -> str:
+        """Return the text."""
+        if len(text) > 200 or not text.isprintable():
+            raise ValueError("a remark is one line of at most 200 characters")
         return text
 
 

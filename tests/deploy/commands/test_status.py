@@ -48,6 +48,17 @@ async def test_status_is_text_in_every_state(
     assert "libvirt: [its] daemon ended" in text
     assert "libvirt qemu:///system" in text
 
+    patched = {
+        "phase": "quarantine", "title": "service [new].py", "promoted": [], "of": 3,
+        "waits_for": None,
+        "quarantine": {"compared": 1, "waits_for": "1 of 9 requests were compared"},
+    }  # fmt: skip
+    text = shown(copy.deepcopy(up) | {"patch": patched}, capsys)
+    assert "patch: quarantine, service [new].py; 1 reply compared; waits for: 1 of 9" in text
+    patched |= {"phase": "promoting", "promoted": ["g4"]}
+    text = shown(copy.deepcopy(up) | {"patch": patched}, capsys)
+    assert "1 of 3 guests run it" in text
+
     failed = copy.deepcopy(up) | {"phase": "stopping"}
     failed["voter"] |= {"pid": None, "abandoned": True, "problem": "the voter ended (exit 2)"}
     text = shown(failed, capsys)

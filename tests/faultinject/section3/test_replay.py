@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from faultinject.experiment.design import Outcome, plan_trials
+from deploy.host.spawn import python_command, python_environment
+from faultinject.experiment.store import RowStore
 from faultinject.section3.replay import EXPERIMENT, FORMS, make_history
 from faultinject.services.ledger import Ledger
 from guests.answer import answer
@@ -73,16 +74,17 @@ def test_the_predictions_are_those_of_the_draws() -> None:
 
 @pytest.mark.vm
 def test_histories_of_real_guests_are_replayed_in_a_real_guest(scratch: Path) -> None:
-    wanted = ("exploited", "clean")
-    trials = {each.arm: each for each in plan_trials(EXPERIMENT, 5, share=0.01, arms=wanted)}
-
-    async def run() -> list[Outcome]:
-        async with EXPERIMENT.open_rig(scratch / "r", lambda _: None) as rig:
-            assert rig.facts["accel"] in ("tcg", "kvm")
-            return [await rig.run(trials[name]) for name in wanted]
-
-    (scratch / "r").mkdir()
-    exploited, clean = asyncio.run(run())
+    words = ["experiment", "run", "replay", "--share", "0.01", "--out", str(scratch / "x")]
+    words += ["--arm", "exploited", "--arm", "clean"]
+    done = subprocess.run(
+        python_command("trivisor", *words), env=python_environment(), capture_output=True,
+        text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with RowStore.open(scratch / "x", write=False) as store:
+        rows = {row.arm: row for row in store.rows}
+    assert rows["exploited"].facts["accel"] in ("tcg", "kvm")
+    exploited, clean = rows["exploited"].outcome, rows["clean"].outcome
     assert exploited.event and not exploited.excluded and exploited.detail["planted"]
     assert not clean.event
     for outcome in (exploited, clean):
