@@ -167,9 +167,9 @@ class VoterProcess:
             lambda states: all(states[name] == "active" for name in names or states), deadline
         )
 
-    async def wait_state(self, name: str, state: str) -> None:
+    async def wait_state(self, name: str, state: str, deadline: float = VOTE_TIMEOUT) -> None:
         """Wait until this replica is in this state.  Raises TimeoutError."""
-        await self._wait(lambda states: states[name] == state, VOTE_TIMEOUT)
+        await self._wait(lambda states: states[name] == state, deadline)
 
     async def wait_inactive(self, name: str) -> None:
         """Wait until this replica no longer votes.  Raises TimeoutError."""

@@ -3,8 +3,8 @@
 A node has three voters and a fourth guest.  In each round there is a window in which the fourth
 guest is paused and its replica retired, and one in which the guest runs and its replica observes.
 So the difference is all that a quarantine adds: the guest, its requests, and the comparisons.  The
-fourth guest's QEMU has the lowest priority, as no client needs its replies.  The windows of a round
-are compared with each other.
+fourth guest's QEMU has the lowest priority once it has caught up, as no client needs its replies.
+The windows of a round are compared with each other.
 
 Each window is measured in two ways: one client makes one request after the other, and requests
 start at fixed times, at a part of the measured throughput.
@@ -37,6 +37,8 @@ __all__ = ["KINDS", "ObservedWindow", "RolesPlan", "RolesReport", "run_roles"]
 KINDS = ("none", "observer")
 """What the fourth replica does in a window."""
 SPARE = "g4"
+CATCH_UP = 120.0
+"""Seconds for the observer to catch up; then the run fails with TimeoutError."""
 PROBE_REQUESTS = 2000
 """Requests that the throughput is measured with."""
 
@@ -121,7 +123,6 @@ async def _run(plan: RolesPlan, directory: Path, progress: Callable[[str], None]
             children, directory / "voter", links, durability="fsync", spares=1
         )
         if node is not None:
-            await node.guests[SPARE].yield_processor(plan.yields)
             await node.guests[SPARE].pause()
         client = await stack.enter_async_context(await Client.connect(voter.native))
         requests = rig.puts(100)
@@ -135,7 +136,7 @@ async def _run(plan: RolesPlan, directory: Path, progress: Callable[[str], None]
 
         async def measure(kind: str) -> ObservedWindow:
             progress(f"round {len(rounds) + 1}: {kind} at {rate:.0f} requests/s")
-            async with _role(voter, node, kind) as counts:
+            async with _role(voter, node, kind, yields=plan.yields) as counts:
                 alone: list[float] = []
                 until = time.perf_counter() + plan.window / 2
                 while (began := time.perf_counter()) < until:
@@ -163,9 +164,12 @@ async def _run(plan: RolesPlan, directory: Path, progress: Callable[[str], None]
 
 @contextlib.asynccontextmanager
 async def _role(
-    voter: rig.VoterProcess, node: NodeMachines | None, kind: str
+    voter: rig.VoterProcess, node: NodeMachines | None, kind: str, *, yields: bool
 ) -> AsyncIterator[dict[str, int]]:
-    """Let the fourth replica observe, if ``kind`` says so; then hold its counters."""
+    """Let the fourth replica observe, if ``kind`` says so; then hold its counters.
+
+    Its QEMU gets the lowest priority once it has caught up: before, it might never do so.
+    """
     counts = {"compared": 0, "differed": 0}
     if kind == "none":
         yield counts
@@ -173,12 +177,15 @@ async def _role(
     if node is not None:
         await node.guests[SPARE].resume()
     await _change(voter, "observer")
-    await voter.wait_state(SPARE, "observer")
+    await voter.wait_state(SPARE, "observer", CATCH_UP)
+    if node is not None:
+        await node.guests[SPARE].yield_processor(yields)
     yield counts
     found = (await voter.call("GET", "/status"))["replicas"][-1]
     counts |= {name: found[name] for name in counts}
     await _change(voter, "retired")
     if node is not None:
+        await node.guests[SPARE].yield_processor(False)
         await node.guests[SPARE].pause()
 
 

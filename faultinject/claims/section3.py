@@ -52,7 +52,7 @@ SECTION3 = (
         "Proactive rejuvenation",
         "Periodic rejuvenation recovers from errors without failure detection, while the service "
         "stays available.",
-        "rejuvenation",
+        "scrubbing",
     ),
     _claim(
         "Patch application",

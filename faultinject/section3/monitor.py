@@ -5,7 +5,9 @@ planted flaws (``faultinject.services.archive``), and a monitor with one rule fo
 
 - *exploit*: an attacker sends exploits at random times, RATE a second on average.  The monitor
   decides inline, or it reads the tap on ordered requests, waits as long as a slower detector would
-  take, and ends the voter.  Counted are the unsafe replies that were released until then.
+  take, and ends the voter.  Counted are the unsafe replies that were released until then.  These
+  arms predict nothing: a first prediction, 1 - exp(-RATE x delay), was refuted for 10 ms, because
+  it left out that a reply takes some milliseconds itself.
 - *variant*: one exploit that is written in another way, against inline rules.
 - *benign*: 20 requests of well-behaved clients, against inline rules.
 
@@ -360,9 +362,7 @@ def _arms() -> tuple[Arm, ...]:
             trials=300,
             event="a second unsafe reply was released",
             parameters={"kind": "exploit", "inline": False, "delay": delay},
-            predicted=1 - math.exp(-RATE * delay),
-            source=f"{RATE:g} exploits a second (Poisson): 1 - exp(-{RATE:g} x {delay:g})",
-            margin=0.15,
+            source=f"{1 - math.exp(-RATE * delay):.3f} if a reply took no time",
         )
         for label, delay in _DETECTIONS.items()
     ]

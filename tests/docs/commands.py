@@ -51,6 +51,7 @@ _ALERTS = "tests/integration/test_alerts.py::test_every_alert_fires"
 _MONITOR = "tests/deploy/monitor/test_monitor_command.py"
 _REPLAY = "tests/deploy/replay/test_replay_command.py"
 _PATCH = "tests/test_trivisor_patch.py"
+_EXPERIMENT = "tests/faultinject/experiment/test_experiment.py"
 _REJUVENATE = "tests/test_trivisor_rejuvenate.py"
 _WHEEL = "tests/integration/test_installed_wheel.py"
 
@@ -123,6 +124,13 @@ ELSEWHERE: dict[str, str] = {
     "trivisor replay --predicate exploited.py":
         f"{_REPLAY}::test_a_match_is_a_failure_that_names_the_caller",
     "trivisor up --keep-history 1024": f"{_REPLAY}::test_list_shows_where_a_replay_can_start",
+    "trivisor experiment list": f"{_EXPERIMENT}::test_the_list_shows_every_experiment_and_its_arms",
+    "trivisor experiment run replay --share 0.05 --out replay-1":
+        f"{_EXPERIMENT}::test_the_command_runs_the_trials_that_it_was_given_and_resumes",
+    "trivisor experiment resume replay-1":
+        f"{_EXPERIMENT}::test_the_command_runs_the_trials_that_it_was_given_and_resumes",
+    "trivisor experiment report replay-1":
+        f"{_EXPERIMENT}::test_the_command_reports_what_was_run",
     "trivisor trace 204": _ALERTS,
     "trivisor model figure all --out docs/figures":
         "tests/faultinject/calculator/test_figures.py::test_figures_are_drawn_with_and_without_points",

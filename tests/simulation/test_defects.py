@@ -17,6 +17,8 @@ QUICK = {
     "replay-skips-one": 60,
     "batch-replies-shifted": 20,
     "batch-compares-one-reply": 40,
+    "roles-forgotten": 20,
+    "roles-do-not-wait": 60,
 }
 """Defects of the fast suite, and the number of seeds within which each is detected."""
 

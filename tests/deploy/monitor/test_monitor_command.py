@@ -18,13 +18,23 @@ from click.testing import CliRunner, Result
 
 import trivisor
 from deploy.host.spawn import python_command, python_environment
-from tests.deploy.replay.journals import make_journal
-from tests.deploy.replay.test_replay_command import fill, node
+from guests.protocol.message import encode_request
+from tests.deploy.replay.journals import JournalMaker, make_journal, put
+from tests.deploy.replay.test_replay_command import node
 from tests.errors import raises
 from tests.test_trivisor_node import Node
 from tests.waiting import wait_until
 
 ATTACK = '[[request]]\nname = "attack"\npath = "attack"\n'
+
+
+def fill(maker: JournalMaker) -> Iterator[None]:
+    """Write 90 requests, one of them an attack, and three checkpoints."""
+    for at in range(90):
+        attack = encode_request("PUT", "/kv/..%2Fx", (), b"y")
+        maker.write(attack if at == 50 else put(f"key-{at % 5}", "value"), "eve" * (at == 50))
+        if at % 30 == 29:
+            yield
 
 
 def run(*words: str) -> Result:

@@ -44,8 +44,8 @@ def kept(folder: Path, name: str, *fitness: Fitness, accel: str = "tcg") -> None
 def test_arms_decide_the_verdict(
     tmp_path: Path, fitness: tuple[Fitness, ...], verdict: str
 ) -> None:
-    [claim] = [claim for claim in SECTION3 if claim.needs == "rejuvenation"]
-    kept(tmp_path, "rejuvenation", *fitness)
+    [claim] = [claim for claim in SECTION3 if claim.needs == "scrubbing"]
+    kept(tmp_path, "scrubbing", *fitness)
     assert claim.answer(read_results(tmp_path)).verdict == verdict
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from click.testing import CliRunner
 
 from faultinject.commands import experiment as command
 from faultinject.experiment.assess import assess
-from faultinject.experiment.design import plan_trials
+from faultinject.experiment.design import ExperimentError, load_experiment, plan_trials
 from faultinject.experiment.run import run_trials
 from faultinject.experiment.store import ROWS, RowStore, new_head
 from faultinject.results.experiment import EXPERIMENT_FILE, read_experiment
+from faultinject.section3 import EXPERIMENTS
 from tests.errors import raises
 from tests.faultinject.experiment.fake_experiment import EXPERIMENT, MODULE, behave
 from voter.commands.terminal import ExitCode
@@ -152,6 +154,29 @@ def test_each_arm_is_compared_with_its_prediction(tmp_path: Path) -> None:
     assert result.joint_p is not None
     assert result.joint_p < 1e-6  # of the wrong prediction
     assert result.arm("open").quantities["size_bytes"].largest == 19
+
+
+def test_the_list_shows_every_experiment_and_its_arms() -> None:
+    done = CliRunner().invoke(command.experiment, ["list"])
+    assert done.exit_code == ExitCode.OK, done.output
+    for module in EXPERIMENTS.values():
+        found = load_experiment(module)
+        assert f"{found.name}: {found.title}" in done.output
+        assert all(f"  {arm.name}: {arm.trials:,} trials" in done.output for arm in found.arms)
+    as_json = json.loads(CliRunner().invoke(command.experiment, ["list", "--json"]).stdout)
+    assert [each["name"] for each in as_json] == list(EXPERIMENTS)
+
+
+def test_the_command_runs_the_trials_that_it_was_given_and_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    words = ["run", "fake", "--module", MODULE, "--share", "0.02", "--out", str(out)]
+    first = CliRunner().invoke(command.experiment, [*words, "--first", "3"])
+    assert first.exit_code == ExitCode.OK, first.output
+    assert "experiment resume" in first.stderr
+    again = CliRunner().invoke(command.experiment, [*words])
+    assert isinstance(again.exception, ExperimentError)
+    assert CliRunner().invoke(command.experiment, ["resume", str(out)]).exit_code == ExitCode.OK
+    assert not read_experiment(out / EXPERIMENT_FILE).partial
 
 
 def test_the_command_reports_what_was_run(store: RowStore) -> None:
