@@ -111,7 +111,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "experiment": (
         "faultinject.commands.experiment",
         "experiment",
-        "patch",
         "Test the methods of the paper's section 3 against predictions.",
     ),
     "model": (
