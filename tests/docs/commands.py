@@ -96,14 +96,14 @@ ELSEWHERE: dict[str, str] = {
         "tests/deploy/monitoring/test_files.py"
         "::test_command_names_the_addresses_of_the_node_that_runs",
     "trivisor patch start --service fixed.py --after 500":
-        f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
-    "trivisor patch status": f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
-    "trivisor patch diff": f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
-    "trivisor patch promote": f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+        f"{_PATCH}::test_fix_is_promoted_under_load",
+    "trivisor patch status": f"{_PATCH}::test_fix_is_promoted_under_load",
+    "trivisor patch diff": f"{_PATCH}::test_fix_is_promoted_under_load",
+    "trivisor patch promote": f"{_PATCH}::test_fix_is_promoted_under_load",
     "trivisor patch rules expected.toml":
-        f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+        f"{_PATCH}::test_fix_is_promoted_under_load",
     "trivisor patch rules expected.toml --use":
-        f"{_PATCH}::test_fix_is_promoted_under_load_without_a_failed_request",
+        f"{_PATCH}::test_fix_is_promoted_under_load",
     "trivisor rejuvenate --all":
         f"{_REJUVENATE}::test_all_guests_are_replaced_under_load_and_no_client_notices",
     "trivisor rejuvenate g2":
