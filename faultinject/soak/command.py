@@ -34,6 +34,8 @@ TOGETHER = "corrupt-state+voter-kill"
               show_default=True, help="Durability of the node's journal.")  # fmt: skip
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
               show_default=True, help="Accelerator of the guests.")  # fmt: skip
+@click.option("--rejuvenate", is_flag=True,
+              help="Also replace guests by fresh ones; kill voter or supervisor then.")  # fmt: skip
 @click.option("--together", type=click.Choice([TOGETHER]), default=None,
               help="Run rounds instead of single faults. Each round flips one bit of a stored "
               "value in the memory of one guest, and kills the voter 50 ms before to 200 ms after "
@@ -51,6 +53,7 @@ def soak(  # noqa: PLR0913 - one for each option
     state: float,
     durability: Literal["fsync", "os"],
     accel: Literal["auto", "kvm", "tcg"],
+    rejuvenate: bool,
     together: str | None,
     result: Path | None,
     out: Path | None,
@@ -69,6 +72,8 @@ def soak(  # noqa: PLR0913 - one for each option
     from faultinject.soak.run import soak_node  # noqa: PLC0415
     from faultinject.soak.screen import SoakScreen, show  # noqa: PLC0415
 
+    if rejuvenate and together:
+        raise click.UsageError("--rejuvenate and --together exclude each other")
     quiet_logs()
     spec = SoakSpec(
         faults=faults,
@@ -78,6 +83,7 @@ def soak(  # noqa: PLR0913 - one for each option
         state=int(state * MIB),
         durability=durability,
         accel=accel,
+        rejuvenate=rejuvenate,
         together=together or "",
     )
     to_terminal = result is not None and str(result) == "-"

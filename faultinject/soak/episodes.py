@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+import msgspec
 
 from faultinject.faults.site import NotApplied
 from faultinject.soak.load import Load
 from faultinject.soak.plan import GUESTS, Episode, PlannedInjection, SoakFaultKind, Trigger
 from faultinject.soak.record import InjectedFault
 from faultinject.soak.recovery import NotRecovered, Recovery
-from faultinject.soak.soak_injector import OpenFault, SoakInjector
+from faultinject.soak.soak_injector import NOT_EXCHANGED, OpenFault, SoakInjector
 from faultinject.soak.view import NoAnswer, NodeView
 
 __all__ = ["EpisodeRunner"]
@@ -60,9 +63,10 @@ class EpisodeRunner:
         """Run one episode; return its faults.  Raises NotRecovered."""
         await self._recovery.complete([], "before a fault")
         await asyncio.sleep(episode.calm)
-        await self._recovery.keep_limits(episode.injections)
+        injections = self._aim(episode)
+        await self._recovery.keep_limits(injections)
         opened: list[OpenFault] = []
-        for planned in episode.injections:
+        for planned in injections:
             sight = await self._wait_for_trigger(opened[0], planned) if opened else _Sight("")
             fault = await self._inject(planned, sight)
             if fault is None:
@@ -77,7 +81,20 @@ class EpisodeRunner:
                 raise
             last.recovered_after = since - last.applied.at
             last.window.ended = since
+            if len(opened) == 1 and opened[0].proof.startswith(NOT_EXCHANGED):
+                self.failed.append(f"fault {last.planned.number}: {opened[0].proof}")
+                self._say(self.failed[-1])
         return [fault.record(self._began) for fault in opened]
+
+    def _aim(self, episode: Episode) -> list[PlannedInjection]:
+        """Return the injections with the names of the guests that vote now."""
+        last = self._recovery.last
+        voting = sorted(last.guests) if last is not None else GUESTS
+        names = dict(zip(GUESTS, voting, strict=False))
+        return [
+            msgspec.structs.replace(each, target=names.get(each.target, each.target))
+            for each in episode.injections
+        ]
 
     async def _inject(self, planned: PlannedInjection, sight: _Sight) -> OpenFault | None:
         """Inject a fault; return None if it could not be applied."""
@@ -101,7 +118,9 @@ class EpisodeRunner:
     async def _wait_for_trigger(self, first: OpenFault, planned: PlannedInjection) -> _Sight:
         """Wait for a fault's trigger; return the observation of it."""
         name = first.planned.target
-        if name not in GUESTS or planned.trigger is Trigger.HELD:
+        if first.applied.exchange is not None:
+            return await self._wait_for_newcomer(first, planned)
+        if name in ("voter", "supervisor") or planned.trigger is Trigger.HELD:
             return _Sight(f"{name}: {first.planned.kind} acts")
         last = self._recovery.last
         pid_before = last.guests[name].pid if last is not None else None
@@ -125,3 +144,18 @@ class EpisodeRunner:
             if time.monotonic() > deadline:
                 return _Sight(f"{name}: no repair within {MOMENT_TIMEOUT:g} s")
             await asyncio.sleep(POLL)
+
+    async def _wait_for_newcomer(self, first: OpenFault, planned: PlannedInjection) -> _Sight:
+        """Wait for the moment of a rejuvenation; return the observation of it."""
+        before = set(self._recovery.last.guests) if self._recovery.last is not None else set()
+        deadline = time.monotonic() + MOMENT_TIMEOUT
+        exchange = first.applied.exchange
+        while exchange is not None and not exchange.done() and time.monotonic() < deadline:
+            with contextlib.suppress(NoAnswer):
+                view = await self._node.poll()
+                for name in sorted(view.guests.keys() - before):
+                    if view.guests[name].joining or planned.trigger is Trigger.STARTED:
+                        text = f"{name}: {view.guests[name]}"
+                        return _Sight(text, name, view.at, time.time())
+            await asyncio.sleep(POLL)
+        return _Sight(f"{first.planned.target}: {first.proof}")

@@ -4,6 +4,10 @@ A plan is a sequence of episodes.  Each begins with all guests voting, and injec
 four of six episodes a second fault follows while the first one's guest is being replaced.  Its
 target is the voter, the supervisor or that same guest.  So never more than one replica is faulty,
 and every request must be answered at all times.
+
+If guests are to be rejuvenated, a third of the episodes replace a guest by a fresh one in the free
+slot, planned as a fault is.  In most of them voter or supervisor is killed meanwhile.  Targets g1
+to g3 are then the first to the third guest that votes, whatever their slots are called.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ class SoakFaultKind(StrEnum):
     GARBAGE = "garbage"
     DROP_REPLY = "drop-reply"
     CORRUPT_STATE = "corrupt-state"
+    REJUVENATE = "rejuvenate"  # no fault: a fresh guest takes its place
 
 
 BY_SUPERVISOR = frozenset(SoakFaultKind) - {
@@ -46,6 +51,7 @@ BY_SUPERVISOR = frozenset(SoakFaultKind) - {
     SoakFaultKind.SUPERVISOR_KILL,
     SoakFaultKind.GUEST_KILL,
     SoakFaultKind.GUEST_FREEZE,
+    SoakFaultKind.REJUVENATE,
 }
 """Kinds that the supervisor injects, and ends after the planned seconds."""
 
@@ -57,11 +63,13 @@ class Trigger(StrEnum):
     HELD = "the first fault acts"
     REPLACED = "its guest is being replaced"
     JOINING = "its guest receives the state, or catches up"
+    STARTED = "a fresh guest starts in the free slot"
+    CATCHING_UP = "the fresh guest receives the state, or catches up"
 
     @property
     def overlaps(self) -> bool:
         """Whether a repair or a transfer is in progress then."""
-        return self in (Trigger.REPLACED, Trigger.JOINING)
+        return self not in (Trigger.ALL_VOTE, Trigger.HELD)
 
 
 class PlannedInjection(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,10 +115,11 @@ class BalancedDraw(Generic[T]):
 class _PlanDraw:
     """The random draws of one plan."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, rejuvenate: bool) -> None:
         kinds = SoakFaultKind
         self._random = random = Random(f"trivisor soak {seed}")
-        self._shapes = BalancedDraw(random, *["overlap"] * 4, "guest", "process")
+        exchanges = ["exchange"] * 3 if rejuvenate else []
+        self._shapes = BalancedDraw(random, *["overlap"] * 4, "guest", "process", *exchanges)
         self._guests = BalancedDraw(random, *GUESTS)
         self._processes = BalancedDraw(random, kinds.VOTER_KILL, kinds.SUPERVISOR_KILL, kinds.SLOW)
         # Kinds after which the guest is replaced.
@@ -128,12 +137,16 @@ class _PlanDraw:
             kinds.GUEST_KILL, kinds.GUEST_FREEZE,
         )  # fmt: skip
         self._triggers = BalancedDraw(random, Trigger.REPLACED, Trigger.JOINING)
+        self._during = BalancedDraw(random, kinds.VOTER_KILL, kinds.SUPERVISOR_KILL, None)
+        self._moments = BalancedDraw(random, Trigger.STARTED, Trigger.CATCHING_UP)
 
     def episode(self, number: int, left: int) -> Episode:
         """Draw the next episode, of at most ``left`` faults; its first one has this number."""
         shape = self._shapes.draw()
         guest = self._guests.draw()
         calm = round(self._random.uniform(0.2, 1.0), 2)
+        if shape == "exchange":
+            return self._exchange(number, left, guest, calm)
         if left == 1 and shape != "process":
             shape = "guest"
         if shape == "overlap":
@@ -150,6 +163,19 @@ class _PlanDraw:
             number=number + 1, kind=SoakFaultKind.VOTER_KILL, target="voter", trigger=Trigger.HELD
         )
         return Episode(calm=calm, injections=(first, kill))
+
+    def _exchange(self, number: int, left: int, guest: str, calm: float) -> Episode:
+        first = PlannedInjection(number=number, kind=SoakFaultKind.REJUVENATE, target=guest)
+        kind = self._during.draw()
+        if kind is None or left == 1:
+            return Episode(calm=calm, injections=(first,))
+        second = PlannedInjection(
+            number=number + 1,
+            kind=kind,
+            target="voter" if kind is SoakFaultKind.VOTER_KILL else "supervisor",
+            trigger=self._moments.draw(),
+        )
+        return Episode(calm=calm, injections=(first, second))
 
     def _injection(
         self, number: int, kinds: BalancedDraw[SoakFaultKind], guest: str
@@ -168,11 +194,14 @@ class _PlanDraw:
         return PlannedInjection(number=number, kind=kind, target=target, seconds=seconds)
 
 
-def make_plan(seed: int, faults: int) -> tuple[Episode, ...]:
-    """Return the episodes of a run with this many faults.  Raises ValueError if it is below 1."""
+def make_plan(seed: int, faults: int, *, rejuvenate: bool = False) -> tuple[Episode, ...]:
+    """Return the episodes of a run with this many faults, rejuvenations among them if wanted.
+
+    Raises ValueError if it is below 1.
+    """
     if faults < 1:
         raise ValueError(f"{faults} faults: at least 1")
-    draw = _PlanDraw(seed)
+    draw = _PlanDraw(seed, rejuvenate=rejuvenate)
     episodes: list[Episode] = []
     planned = 0
     while planned < faults:

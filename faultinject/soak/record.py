@@ -32,6 +32,7 @@ class SoakSpec(msgspec.Struct, frozen=True, kw_only=True):
     state: int = 1 << 20  # bytes of filler in the state, so that a transfer takes time
     durability: Literal["fsync", "os"] = "fsync"
     accel: Literal["auto", "kvm", "tcg"] = "auto"
+    rejuvenate: bool = False  # guests are replaced by fresh ones, too
     together: str = ""  # TOGETHER: ``faults`` rounds in which these two kinds coincide
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from faultinject.soak.load import Load
-from faultinject.soak.plan import GUESTS, PlannedInjection, SoakFaultKind
+from faultinject.soak.plan import PlannedInjection, SoakFaultKind
 from faultinject.soak.soak_injector import OpenFault
 from faultinject.soak.view import NoAnswer, NodeView, View
 
@@ -105,13 +105,17 @@ class Recovery:
                     in_row, later = in_row + 1, at
                 if in_row >= VOTER_KILLS:
                     await self._wait(VOTER_STEADY, f"{in_row} voters killed in a row")
-            if planned.target in GUESTS:
+            if planned.target not in ("voter", "supervisor"):
                 await self._spare(planned.target)
 
     async def _spare(self, guest: str) -> None:
         """Wait until a guest has voted for long enough that its repairs in a row are forgotten."""
         began = time.monotonic()
-        while self.last is not None and self.last.guests[guest].in_row >= REPAIRS_IN_ROW:
+        while (
+            self.last is not None
+            and guest in self.last.guests
+            and self.last.guests[guest].in_row >= REPAIRS_IN_ROW
+        ):
             await asyncio.sleep(0.5)  # the supervisor forgets repairs after 10 s of voting
             await self.complete([], f"while {guest} is spared")
         if (took := time.monotonic() - began) > POLL:

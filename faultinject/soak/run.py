@@ -96,7 +96,7 @@ class _SoakRun:
             self._audit = CheckpointAudit(layout.journal)
             oracle = OrderOracle(released=self._places.add, executed=self._audit.execute)
         else:
-            self._plan = make_plan(spec.seed, spec.faults)
+            self._plan = make_plan(spec.seed, spec.faults, rejuvenate=spec.rejuvenate)
         self._node = NodeView(layout)
         self._load = Load(
             f"unix:{layout.native_socket}",

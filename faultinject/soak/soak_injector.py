@@ -24,7 +24,7 @@ from faultinject.soak.plan import BY_SUPERVISOR, PlannedInjection, SoakFaultKind
 from faultinject.soak.record import InjectedFault
 from faultinject.soak.view import NoAnswer, NodeView, SupervisorRefused, View
 
-__all__ = ["InjectionProof", "OpenFault", "SoakInjector", "guest_pid"]
+__all__ = ["NOT_EXCHANGED", "InjectionProof", "OpenFault", "SoakInjector", "guest_pid"]
 
 POLL = 0.005
 """Seconds between two polls for a process that another process starts."""
@@ -32,6 +32,10 @@ TARGET_PATIENCE = 10.0
 """Seconds for a part that was hit before to have a process again, which can be hit."""
 INJECT_TIMEOUT = 30.0
 """Seconds for the supervisor to inject a fault."""
+EXCHANGE_TIMEOUT = 150.0
+"""Seconds for a rejuvenation: a clone takes one, a boot on a busy host a minute."""
+NOT_EXCHANGED = "not rejuvenated"
+"""How the result of a rejuvenation that failed begins."""
 
 
 class InjectionProof(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +44,12 @@ class InjectionProof(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     proof: str
     process: ProcessIdentity | None = None
+    exchange: asyncio.Task[str] | None = None  # a rejuvenation under way; its result as text
 
     def over(self, kind: SoakFaultKind, target: str, view: View) -> bool:
         """Return whether the process that was hit is replaced, or runs again."""
+        if self.exchange is not None:
+            return self.exchange.done()
         if self.process is None:
             return True  # injected by the supervisor: the view shows it for as long as it acts
         if kind is SoakFaultKind.GUEST_FREEZE:
@@ -69,6 +76,12 @@ class OpenFault:
         kills = self.planned.kind is SoakFaultKind.GUEST_KILL
         return self.applied.process.pid if kills and self.applied.process else None
 
+    @property
+    def proof(self) -> str:
+        """The proof that it was applied; of a rejuvenation, how it ended."""
+        exchange = self.applied.exchange
+        return exchange.result() if exchange is not None and exchange.done() else self.applied.proof
+
     def over(self, view: View) -> bool:
         """Return whether the process that was hit is replaced, or runs again."""
         return self.applied.over(self.planned.kind, self.planned.target, view)
@@ -83,7 +96,7 @@ class OpenFault:
             seconds=planned.seconds,
             trigger=str(planned.trigger),
             at=round(self.applied.at - began, 3),
-            proof=self.applied.proof,
+            proof=self.proof,
             overlapped=self.overlapped,
             seen=self.seen,
             longest_pause=round(self.window.longest, 4),
@@ -103,6 +116,10 @@ class SoakInjector:
         kind, target = planned.kind, planned.target
         if kind in BY_SUPERVISOR:
             return await self._ask_supervisor(planned)
+        if kind is SoakFaultKind.REJUVENATE:
+            at = time.monotonic()
+            exchange = asyncio.create_task(self._rejuvenate(target), name=f"rejuvenate {target}")
+            return InjectionProof(at=at, proof="requested", exchange=exchange)
         process = await self._process(target)
         act = processes.hang if kind is SoakFaultKind.GUEST_FREEZE else processes.kill
         at = time.monotonic()
@@ -120,6 +137,15 @@ class SoakInjector:
         except (NoAnswer, SupervisorRefused) as error:
             raise NotApplied(f"{planned.kind} of {planned.target}: {error}") from error
         return InjectionProof(at=at, proof=str(answer["proof"]))
+
+    async def _rejuvenate(self, guest: str) -> str:
+        """Have a guest replaced; return how that ended."""
+        body = {"guest": guest, "by": None, "share": None}
+        try:
+            done = await self._node.supervisor("POST", "/rejuvenate", body, EXCHANGE_TIMEOUT)
+        except (NoAnswer, SupervisorRefused) as error:
+            return f"{NOT_EXCHANGED}: {error}"
+        return f"{done['slot']} has taken the place of {guest} after {done['seconds']:.2f} s"
 
     async def _process(self, target: str) -> ProcessIdentity:
         """Return the process of a target as soon as there is one.  Raises NotApplied."""

@@ -9,7 +9,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faultinject.soak.plan import GUESTS
 from faultinject.soak.record import InjectedFault, UnexplainedFailure
 
 __all__ = ["Detector", "VoterEvent", "VoterLog", "classify", "unexplained_failures"]
@@ -147,7 +146,7 @@ def _spans(faults: Iterable[InjectedFault]) -> list[tuple[float, float, set[str]
     guests: set[str] = set()
     for fault in faults:
         since = fault.at if since is None else since
-        guests |= {fault.target} & set(GUESTS)
+        guests |= {fault.target} - {"voter", "supervisor"}
         if fault.recovered_after is not None:
             spans.append((since, fault.at + fault.recovered_after, guests))
             since, guests = None, set()

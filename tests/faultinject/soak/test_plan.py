@@ -44,9 +44,28 @@ def test_plan_injects_more_than_a_quarter_during_a_repair(seed: int, faults: int
 @given(SEEDS)
 def test_long_plan_has_every_kind_and_target(seed: int) -> None:
     injections = [planned for episode in make_plan(seed, 200) for planned in episode.injections]
-    assert {planned.kind for planned in injections} == set(SoakFaultKind)
+    new = {Trigger.STARTED, Trigger.CATCHING_UP}
+    assert {planned.kind for planned in injections} == set(SoakFaultKind) - {
+        SoakFaultKind.REJUVENATE
+    }
     assert {planned.target for planned in injections} == {*GUESTS, "voter", "supervisor"}
-    assert {planned.trigger for planned in injections} == set(Trigger)
+    assert {planned.trigger for planned in injections} == set(Trigger) - new
+
+
+@given(SEEDS)
+def test_plan_with_rejuvenations_kills_voter_or_supervisor_in_most_of_them(seed: int) -> None:
+    episodes = make_plan(seed, 200, rejuvenate=True)
+    assert sum(len(episode.injections) for episode in episodes) == 200
+    exchanges = [
+        episode.injections
+        for episode in episodes
+        if episode.injections[0].kind is SoakFaultKind.REJUVENATE
+    ]
+    assert len(exchanges) >= len(episodes) / 4
+    second = [each[1] for each in exchanges if len(each) > 1]
+    assert len(second) >= len(exchanges) / 2
+    assert {each.target for each in second} == {"voter", "supervisor"}
+    assert {each.trigger for each in second} == {Trigger.STARTED, Trigger.CATCHING_UP}
 
 
 @given(SEEDS)

@@ -18,6 +18,7 @@ from voter.commands.terminal import ExitCode
 ROOT = Path(__file__).resolve().parents[3]
 FAULTS = 13
 SEED = 3055  # hang, kills of every part, lies, a flipped bit; nothing that costs a cold boot
+EXCHANGE_SEED = 4  # three rejuvenations: alone, with a killed voter, with a killed supervisor
 ROUNDS_SEED = 9  # one round that clients read, one at a marker
 
 # What a host that runs other tests as well can carry.
@@ -80,6 +81,23 @@ def test_every_promise_holds_in_a_short_soak(scratch: Path) -> None:
     assert record["load"]["errors"] == {}
     assert record["load"]["correct"] >= record["load"]["replies"] > 500
     assert "10 of 10 promises held" in output
+    assert left(scratch) == []
+
+
+@pytest.mark.vm
+@pytest.mark.long
+def test_every_promise_holds_while_guests_are_replaced_by_fresh_ones(scratch: Path) -> None:
+    out = scratch / "out"
+    options = ["--rejuvenate", "--faults", "9", "--seed", str(EXCHANGE_SEED), "--out", str(out)]
+    process = start(scratch, *options, *LIGHT)
+    output, _ = process.communicate(timeout=560)
+    assert process.returncode == ExitCode.OK, output
+    record = json.loads((out / f"soak-{EXCHANGE_SEED}-9.json").read_text())
+    assert record["held"] is True
+    exchanges = [fault for fault in record["faults"] if fault["kind"] == "rejuvenate"]
+    assert len(exchanges) == 3
+    assert any("has taken the place of" in fault["proof"] for fault in exchanges)
+    assert record["load"]["errors"] == {}
     assert left(scratch) == []
 
 
