@@ -160,6 +160,7 @@ GUARDED = frozenset(
         "service",
         "replay",
         "experiment",
+        "patch",
     }
 )
 """Commands that start processes: `deploy.host.guard` ends what they leave.
