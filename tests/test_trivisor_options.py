@@ -35,7 +35,7 @@ PARAMETERS = dict(sorted(parameters(trivisor.command)))
 NUMBERS = {name: each for name, each in PARAMETERS.items()
            if isinstance(each.type, Integer | Number | Chance)}  # fmt: skip
 # Texts that other code reads, with errors of its own: names of files, services, functions, designs.
-TEXTS = {"--data", "--defect", "--design", "--function", "--service",
+TEXTS = {"--arm", "--module", "--data", "--defect", "--design", "--function", "--service",
          "--worker-module", "code", "file", "name"}  # fmt: skip
 
 

@@ -308,6 +308,10 @@ class VoterProcessManager:
 
     def _plan_restart(self, child: Child) -> float | None:
         """Record the voter's end; return the seconds until its restart, None if it has none."""
+        if self._held():  # the monitor ended it, which says nothing about the voter
+            self._short_lives = 0
+            self._history.add("voter ended", status=child.status, message=None, abandoned=False)
+            return 0.0
         lived = time.monotonic() - self._began
         self._short_lives = 1 if lived >= SHORT_LIFE else self._short_lives + 1
         failed = child.code not in (None, 0) and not child.killed

@@ -19,6 +19,8 @@ from voter.native_protocol import decode_response
 
 NATIVE = ROOT / "docs/reference/native.md"
 FILES = ROOT / "docs/reference/files.md"
+ELSEWHERE = {("blocked", "403"), ("roles", "409"), ("stale-roles", "409")}
+"""Sent by the front end to a blocked client, and by the control socket: see their own tests."""
 STATUSES = (400, 401, 403, 404, 405, 408, 413, 414, 417, 431, 501, 502, 503, 505)
 
 
@@ -38,7 +40,7 @@ def test_problems_are_those_that_the_front_end_sends() -> None:
         for reply in replies
     }
     listed = {tuple(re.findall(r"^\| `(\S+)` \| (\d+)", line)[0]) for line in problems()[2:]}
-    assert listed == sent
+    assert listed == sent | {(f"urn:trivisor:{kind}", status) for kind, status in ELSEWHERE}
 
 
 def bytes_of_the_example() -> Iterator[bytes]:

@@ -159,6 +159,20 @@ async def test_revert_undoes_the_attack_and_keeps_what_was_before_the_checkpoint
     ]
 
 
+async def test_voter_that_is_ended_for_many_reverts_is_started_each_time(
+    node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.supervisor.voter_process.RESTART_LIMIT", 1)
+    async with watching(node, rule("revert")) as watched:
+        reverts = ["revert"]
+        for _ in range(3):
+            await put(node, "b", "an attack")
+            await until(lambda: len(watched.outcomes("revert")) == len(reverts))
+            reverts.append("revert")
+            await until(node.all_active, "all guests vote again")
+    assert len(node.events("reverted")) == 3
+
+
 async def test_second_match_before_the_same_checkpoint_does_not_revert_again(
     node: Running,
 ) -> None:
