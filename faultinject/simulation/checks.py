@@ -197,7 +197,12 @@ def _check_order_in_time(observer: PromiseObserver, outcomes: list[OperationOutc
 
 
 def _check_keys(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
-    """Check the calls on each key for linearizability."""
+    """Check the calls on each key for linearizability.
+
+    A voided write has no effect.  Injected losses of replicas can void any write, not only those
+    that kill; ``_check_replay`` checks its reply.
+    """
+    void = {(write.operation, write.seq) for write in observer.writes.values() if write.void}
     keys: dict[str, list[HistoryCall]] = {}
     for outcome in outcomes:
         operation, seen = outcome.operation, outcome.answer
@@ -206,6 +211,7 @@ def _check_keys(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> 
             or operation.kind in DEADLY
             or (seen is None and operation.kind == "get")
             or _is_unlucky(observer, outcome)
+            or (seen is not None and (operation.index, _place(outcome)) in void)
         ):
             continue
         reply = None
