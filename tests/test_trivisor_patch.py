@@ -105,6 +105,7 @@ def test_bad_patch_is_rejected_and_no_client_notices(node: Node, tmp_path: Path)
     assert half(node) == "4"
 
 
+@pytest.mark.readme
 def test_fix_is_promoted_under_load(node: Node, tmp_path: Path) -> None:
     fixed = write(tmp_path, "fixed.py", FIXED)
     expected = write(tmp_path, "expected.toml", RULES)
@@ -126,8 +127,7 @@ def test_fix_is_promoted_under_load(node: Node, tmp_path: Path) -> None:
         done = patch(node, "promote")
         seconds = time.monotonic() - began
     assert done["phase"] == "done"
-    # Refused and not executed while only two guests vote and one of them is lost; nothing worse.
-    assert all(each.startswith("503 ") for each in load.failed), load.failed[:3]
+    assert load.failed == [], f"after {load.answered} requests"
     assert half(node) == "3.5"
     status = node.status()
     assert status["service"] == fixed
@@ -161,7 +161,7 @@ def test_killed_supervisor_continues_a_patch(node: Node, tmp_path: Path) -> None
             os.kill(node.status()["supervisor"]["pid"], signal.SIGKILL)
             process.communicate(timeout=120)
         wait_until(lambda: node.status()["patch"]["phase"] == "done", seconds=120)
-    assert all(each.startswith("503 ") for each in load.failed), load.failed[:3]
+    assert load.failed == []
     assert half(node) == "3.50"
     wait_until(node.all_vote)
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from voter.commands.voter import count_loaded, voter
 
-MOST_LINES = 8_500
+MOST_LINES = 8_510
 """Lines of code of ours that the voter's process may load, the authorizer included."""
 
 

@@ -237,10 +237,12 @@ class Incarnations:
     def dissented(self, replica: Replica, seq: int) -> None:
         """Expel a replica whose answer differs from the majority's.
 
-        Only report it if one reply wins, or if the replica is an observer by role.
+        Only report it if one reply wins, or if the replica is an observer by role, or was one when
+        the request was ordered: it may still answer what it was sent then.
         """
         replica.dissents += 1
-        if self.members.policy.compares and replica.role is not Role.OBSERVER:
+        watched = replica.role is Role.OBSERVER or seq < replica.voter_from
+        if self.members.policy.compares and not watched:
             self.expel(replica, "dissent", seq)
         else:
             state = str(replica.state)

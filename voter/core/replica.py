@@ -106,6 +106,7 @@ class Replica:
     differed: int = 0
     behind: float = 0.0
     digest_seq: int = 0  # the last marker at which it gave its digest
+    voter_from: int = 0  # an observer became a voter here: until then its replies may differ
     suspect: bool = False  # its state may be damaged: do not resume it
     journaled_suspect: bool = False  # the same, as the journal has it
     # What belongs to the link, and is reset with it:

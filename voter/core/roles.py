@@ -81,6 +81,7 @@ class RoleTable:
     def _assign(self, replica: Replica, role: Role, reason: str, seq: int) -> None:
         before, replica.role = replica.role, role
         self.effects.append(RoleAssigned(replica.index, before, role, reason, seq))
+        replica.voter_from = seq if before is Role.OBSERVER else 0
         if before is Role.RETIRED:
             replica.compared = replica.differed = 0
             replica.behind = 0.0

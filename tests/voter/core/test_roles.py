@@ -244,6 +244,22 @@ def test_learner_that_dissents_is_expelled_and_an_observer_is_not() -> None:
         assert [each.seq for each in node.differences] == [node.engine.log.seq]
 
 
+def test_new_voter_may_still_answer_otherwise_what_it_was_sent_as_an_observer() -> None:
+    """Patched observers that become voters have answers to give that the others gave otherwise."""
+    node = make_node()
+    fill(node, OBSERVER)
+    node.replicas[3].fault = "lie"
+    node.submit(b"a", read_only=True)
+    for index in range(3):
+        node.run_one(index)
+    assert isinstance(node.change_roles(g4=VOTER, g2=RETIRED), ev.RolesChanged)
+    node.run()
+    assert set(node.engine.members.active) == {0, 2, 3}
+    node.submit(b"b", read_only=True)
+    node.run()
+    assert set(node.engine.members.active) == {0, 2}, "it is a voter for this one"
+
+
 def test_suspect_replica_stays_suspect_while_it_is_retired() -> None:
     """A machine that dissented must not come back with its state by way of a retired slot."""
     node = make_node()
