@@ -85,6 +85,7 @@ def test_bad_input_is_refused_before_anything_is_started(node: Node, tmp_path: P
     assert node.guest_pids() == before
 
 
+@pytest.mark.long
 def test_patch_that_does_not_boot_is_rejected(node: Node, tmp_path: Path) -> None:
     lost = write(tmp_path, "lost.py", "import sqlite3\n" + SERVICE)  # a guest has none
     done = patch(node, "start", "--service", lost, code=1)
@@ -93,6 +94,7 @@ def test_patch_that_does_not_boot_is_rejected(node: Node, tmp_path: Path) -> Non
     wait_until(lambda: node.status()["spare"] == ["g4"] and node.all_vote())
 
 
+@pytest.mark.long
 def test_bad_patch_is_rejected_and_no_client_notices(node: Node, tmp_path: Path) -> None:
     bad = write(tmp_path, "bad.py", CRASHES)
     with Halves(node.status()["http"]) as load:
@@ -148,6 +150,7 @@ def test_fix_is_promoted_under_load(node: Node, tmp_path: Path) -> None:
     assert half(node) == "3.5"
 
 
+@pytest.mark.long
 def test_killed_supervisor_continues_a_patch(node: Node, tmp_path: Path) -> None:
     text = FIXED.replace("%.1f", "%.2f")
     again = write(tmp_path, "again.py", text)
@@ -166,6 +169,7 @@ def test_killed_supervisor_continues_a_patch(node: Node, tmp_path: Path) -> None
     wait_until(node.all_vote)
 
 
+@pytest.mark.long
 def test_debian_package_is_added_by_a_patch_and_abort_ends_it(node: Node) -> None:
     with Halves(node.status()["http"]) as load:
         started = patch(node, "start", "--package", "libexpat1")

@@ -155,6 +155,7 @@ def test_guest_is_restored_in_place(node: Node) -> None:
     assert node.all_vote()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("role", ["voter", "supervisor"])
 def test_process_that_is_killed_while_a_guest_boots_leaves_the_state_before_or_after(
     node: Node, role: str

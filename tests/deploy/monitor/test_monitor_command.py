@@ -187,6 +187,7 @@ def test_on_real_guests_attack_is_refused_blocked_and_reverted(guests: Monitored
     assert guests.http("GET", "/kv/a") in (403, 503), "without the monitor nothing is served"
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_on_real_guests_killed_supervisor_leaves_the_node_before_or_after_a_revert(
     guests: Monitored,
@@ -210,6 +211,7 @@ def test_on_real_guests_killed_supervisor_leaves_the_node_before_or_after_a_reve
         process.send_signal(signal.SIGTERM)
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_on_real_guests_crash_stops_the_node_until_a_person_allows_it(guests: Monitored) -> None:
     rules = '[[request]]\nname = "bomb"\nbody = "bomb"\naction = "crash"\n'

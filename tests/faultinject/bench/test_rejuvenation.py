@@ -71,6 +71,7 @@ def test_report_is_shown_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "curve.svg").read_bytes() == (tmp_path / "again.svg").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_guests_are_replaced_in_windows_beside_quiet_ones(scratch: Path) -> None:
     found = run_rejuvenation(plan("clone", "in place", "50 %"), lambda _: None, scratch)

@@ -16,6 +16,7 @@ from faultinject.bench.tables import show
 WORDS = ("bench", "replay", "--rounds", "2", "--writes", "500", "--in-flight", "16", "--keys", "50")
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_replay_repeats_every_reply_of_what_it_is_compared_with(
     scratch: Path, capsys: pytest.CaptureFixture[str]

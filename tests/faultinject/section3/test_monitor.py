@@ -76,6 +76,7 @@ def test_the_archive_restores_its_snapshot() -> None:
     assert state_digest(other.snapshot()) == service.digest()
 
 
+@pytest.mark.long
 @pytest.mark.vm
 async def test_one_trial_of_each_kind_on_real_guests(scratch: Path) -> None:
     names = ("inline", "after-10-ms", "variants-injection", "benign")

@@ -72,6 +72,7 @@ def test_the_predictions_are_those_of_the_draws() -> None:
     assert sum(arms[name].trials for name in ("exploited", "clean")) == 200
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_histories_of_real_guests_are_replayed_in_a_real_guest(scratch: Path) -> None:
     words = ["experiment", "run", "replay", "--share", "0.01", "--out", str(scratch / "x")]

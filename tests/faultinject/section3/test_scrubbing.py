@@ -65,6 +65,7 @@ def test_arms_have_as_many_trials_as_the_issue_asks_for() -> None:
     assert trials["switch"] == 400
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_one_trial_of_each_kind_on_real_guests(scratch: Path) -> None:
     async def run() -> dict[str, tuple[bool, str]]:

@@ -125,6 +125,7 @@ def test_manifest_and_initrd_of_the_patched_image_have_the_files(
     assert entries["usr/bin/tool"].mode & stat.S_IXUSR
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_real_package_replaces_a_library_of_the_image(real_image: Image) -> None:
     base = read_manifest(real_image.manifest).files
