@@ -216,7 +216,9 @@ class Flood(_FrameLie):
 class Garbage:
     """Inserts 1 to 64 random bytes into each piece that passes; ``count`` is in bytes.
 
-    It inserts them within the piece, never at its ends, so that a single reply is always damaged.
+    It inserts them within the piece, never at its ends.  The first one differs from the byte before
+    which it is inserted, and the last one from the byte after which the first is.  So a single reply
+    is always damaged: no whole copy of it is left at either end.
     """
 
     def __init__(self, seed: bytes) -> None:
@@ -227,6 +229,8 @@ class Garbage:
         """Take the next piece of the guest's bytes; return what the voter gets instead."""
         noise = self._random.randbytes(self._random.randint(1, 64))
         at = self._random.randint(1, max(1, len(data) - 1))
+        while noise[:1] == data[at : at + 1] or noise[-1:] == data[at - 1 : at]:
+            noise = self._random.randbytes(len(noise))
         self.count += len(noise)
         return data[:at] + noise + data[at:]
 

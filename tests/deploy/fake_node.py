@@ -119,7 +119,11 @@ class FakeGuest:
         loop = asyncio.get_running_loop()
         self.agent, _ = await loop.create_connection(lambda: _Agent(self), sock=ours)
         if self._server is None:
-            self._server = await loop.create_unix_server(lambda: _Host(self), str(self.link_socket))
+            # In two steps: a cancellation between them must not lose the listening socket.
+            self._server = await loop.create_unix_server(
+                lambda: _Host(self), str(self.link_socket), start_serving=False
+            )
+            await self._server.start_serving()
         self._set(GuestState.READY)
 
     def _end_process(self) -> None:

@@ -296,7 +296,7 @@ class Own(Service):
         (OWN_SERVICE, "", None),
         (OWN_SERVICE, "mix = { get = 1 }", r"line \d+: mix: the requests are"),
         (OWN_SERVICE.replace('b"")]', '1, 2, 3)]'), "", r"line \d+: CHECK_REQUESTS: .*is not"),
-        ("import nothing_of_that_name", "", r"line \d+: .*own.py cannot be imported"),
+        ("import nothing_of_that_name", "", r"line \d+: .*own.py, line 1, cannot be imported"),
     ],
 )  # fmt: skip
 def test_service_of_a_campaign_may_be_a_file_with_its_own_requests(
