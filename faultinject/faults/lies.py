@@ -217,8 +217,8 @@ class Garbage:
     """Inserts 1 to 64 random bytes into each piece that passes; ``count`` is in bytes.
 
     It inserts them within the piece, never at its ends.  The first one differs from the byte before
-    which it is inserted, and the last one from the byte after which the first is.  So a single reply
-    is always damaged: no whole copy of it is left at either end.
+    which it is inserted, and the last one from the byte after which the first is.  So a single
+    reply is always damaged: no whole copy of it is left at either end.
     """
 
     def __init__(self, seed: bytes) -> None:
