@@ -436,7 +436,8 @@ class Engine:
                 return
             if poll.seq in polls.open and poll.winner is None and self.intake.is_held_up(poll):
                 for ticket in self._order_again(poll):
-                    polls.tickets[ticket].retried = True
+                    if ticket in polls.tickets:  # else a suspect, and refused
+                        polls.tickets[ticket].retried = True
 
     # ---------------------------------------------------- checkpoints and time
 
