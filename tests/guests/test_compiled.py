@@ -54,6 +54,7 @@ def changed(package: Path, tmp_path: Path) -> Path:
     return shutil.copytree(package, tmp_path / "guests")
 
 
+@pytest.mark.long
 def test_two_builds_of_the_same_sources_give_the_same_bytes(package: Path, tmp_path: Path) -> None:
     other = copy_sources(tmp_path / "a longer name of a directory")
     first = Path(compiled.directory(str(package)))

@@ -67,6 +67,7 @@ def set_up_from_nothing(output: str) -> None:
         assert text in output, output
 
 
+@pytest.mark.long
 @pytest.mark.vm
 def test_pristine_machine_is_set_up_by_the_readmes_steps(machine: PristineRoot) -> None:
     usage = "--help"

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.vm
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
+@pytest.mark.long
 def test_builds_are_reproducible_without_privileges_and_in_another_directory(
     debian_package: Path, scratch: Path
 ) -> None:
