@@ -28,7 +28,7 @@ from faultinject.bench.usage import HostShare, resident
 from faultinject.host_facts import Host, describe_host
 from faultinject.load import LatencySummary, pipelined, summarize, window
 from voter.client import Client
-from voter.commands.terminal import CommandError
+from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = [
     "CROWD", "FEW", "DashboardsPlan", "DashboardsReport", "ShownWindow", "hold_dashboards",
@@ -195,7 +195,8 @@ async def run_trivisor(place: Path, *words: str) -> bytes:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, errors = await process.communicate()
-    if process.returncode:
+    gone = words[0] == "down" and process.returncode == ExitCode.NOT_UP  # interrupted before
+    if process.returncode and not gone:
         problem = errors.decode(errors="replace").strip()
         raise CommandError(f"trivisor {words[0]}: {problem}", error_code="TV0841")
     return output

@@ -29,7 +29,7 @@ from faultinject.experiment.design import Arm, Experiment, ExperimentError, Outc
 from faultinject.faults.functions import pages_of_ram
 from faultinject.services import latent
 from voter.client import Client
-from voter.commands.terminal import CommandError
+from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = ["EXPERIMENT", "GAPS", "PERIOD", "Plan", "draw_plan"]
 
@@ -227,7 +227,8 @@ async def _trivisor(place: Path, *words: str) -> bytes:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, errors = await process.communicate()
-    if process.returncode:
+    gone = words[0] == "down" and process.returncode == ExitCode.NOT_UP  # interrupted before
+    if process.returncode and not gone:
         problem = errors.decode(errors="replace").strip()
         raise ExperimentError(f"trivisor {words[0]}: {problem}")
     return output
