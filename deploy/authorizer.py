@@ -32,7 +32,7 @@ from voter.address import check_unix_path
 from voter.errors import VoterError
 from voter.sockets import listen_unix
 
-__all__ = ["keep", "main", "serve"]
+__all__ = ["VoterConnection", "keep", "main", "serve"]
 
 LONG_LIFE = 1.0
 FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
@@ -41,11 +41,16 @@ UNREAD_LIMIT = 1 << 20
 """Bytes of answers that a voter has not read; more closes its connection."""
 
 
-class _Client(asyncio.Protocol):
-    """The connection of one voter."""
+class VoterConnection(asyncio.Protocol):
+    """A voter's connection to F: each request is answered, in order.
 
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    ``answer`` returns F's answer to a request.  If it raises an exception, ``failed`` is called, to
+    log it, and the connection is closed: then the voter rejects the request.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes], failed: Callable[[], object]) -> None:
+        self._answer = answer
+        self._failed = failed
         self._decoder = Decoder()
         self._transport: asyncio.Transport | None = None
 
@@ -62,24 +67,18 @@ class _Client(asyncio.Protocol):
         """Answer the requests (asyncio)."""
         try:
             answers = [
-                encode(FrameKind.REPLY, 0, frame.seq, YES if self._admits(frame.payload) else NO)
+                encode(FrameKind.REPLY, 0, frame.seq, self._answer(frame.payload))
                 for frame in self._decoder.feed(data)
                 if frame.kind == FrameKind.REQUEST
             ]
-        except Exception:  # noqa: BLE001 - no exception may authorize a request
-            log.exception("the function failed", error_code="TV0227")
+        except Exception:  # noqa: BLE001 - no exception may admit a request
+            self._failed()
             self._abort()
             return
         if self._transport is not None:
             self._transport.write(b"".join(answers))
             if self._decoder.skipped or self._transport.get_write_buffer_size() > UNREAD_LIMIT:
                 self._abort()
-
-    def _admits(self, request: bytes) -> bool:
-        try:
-            return self._function.admits(Request.decode(request))
-        except MessageError:
-            return False  # not a request
 
     def _abort(self) -> None:
         if self._transport is not None:
@@ -91,7 +90,19 @@ async def serve(function: Function, path: str) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_unix_server(lambda: _Client(function), sock=listen_unix(path))
+
+    def answer(request: bytes) -> bytes:
+        try:
+            return YES if function.admits(Request.decode(request)) else NO
+        except MessageError:
+            return NO  # not a request
+
+    def failed() -> None:
+        log.exception("the function failed", error_code="TV0227")
+
+    server = await loop.create_unix_server(
+        lambda: VoterConnection(answer, failed), sock=listen_unix(path)
+    )
     log.info("function listens", path=path)
     try:
         await stop.wait()

@@ -13,16 +13,13 @@ from pathlib import Path
 
 import structlog
 
+from deploy.authorizer import VoterConnection
 from deploy.monitor.requests import Match, RequestJudge, SeenRequest
 from deploy.monitor.rules import RequestRule
 from guests.protocol.function import BLOCK, FORBID, YES
-from guests.protocol.wire import Decoder, FrameKind, encode
 from voter.sockets import listen_unix
 
 __all__ = ["InlineServer", "decide"]
-
-UNREAD_LIMIT = 1 << 20
-"""Bytes of answers that a voter has not read; more closes its connection."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,50 +32,8 @@ def decide(matches: Sequence[Match]) -> bytes:
     return FORBID if actions - {"alert"} else YES
 
 
-class _Voter(asyncio.Protocol):
-    """The connection of a voter."""
-
-    def __init__(self, judge: RequestJudge, matched: Callable[[list[Match]], None]) -> None:
-        self._judge = judge
-        self._matched = matched
-        self._decoder = Decoder()
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport (asyncio)."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the transport (asyncio)."""
-        self._transport = None
-
-    def data_received(self, data: bytes) -> None:
-        """Answer the requests (asyncio)."""
-        try:
-            answers = [
-                encode(FrameKind.REPLY, 0, frame.seq, self._answer(frame.payload))
-                for frame in self._decoder.feed(data)
-                if frame.kind == FrameKind.REQUEST
-            ]
-        except Exception:  # noqa: BLE001 - no exception may admit a request
-            _log.exception("the monitor failed on a request", error_code="TV0790")
-            self._abort()
-            return
-        if self._transport is not None:
-            self._transport.write(b"".join(answers))
-            if self._decoder.skipped or self._transport.get_write_buffer_size() > UNREAD_LIMIT:
-                self._abort()
-
-    def _answer(self, data: bytes) -> bytes:
-        matches = self._judge.judge(SeenRequest(0, time.time(), "", False, data))
-        if matches:
-            self._matched(matches)
-        return decide(matches)
-
-    def _abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+def _failed() -> None:
+    _log.exception("the monitor failed on a request", error_code="TV0790")
 
 
 class InlineServer:
@@ -101,8 +56,14 @@ class InlineServer:
         loop = asyncio.get_running_loop()
         sock = listen_unix(str(self._path))
         self._server = await loop.create_unix_server(
-            lambda: _Voter(self._judge, self._matched), sock=sock
+            lambda: VoterConnection(self._answer, _failed), sock=sock
         )
+
+    def _answer(self, data: bytes) -> bytes:
+        matches = self._judge.judge(SeenRequest(0, time.time(), "", False, data))
+        if matches:
+            self._matched(matches)
+        return decide(matches)
 
     def stop(self) -> None:
         """Answer nothing more, and remove the socket."""

@@ -42,24 +42,17 @@ from deploy.supervisor.membership_record import (
     read_membership,
 )
 from deploy.supervisor.observer import EventHistory, NodeObserver
+from deploy.supervisor.repairer import JOIN_DEADLINE, JOIN_LIMIT, PASS_INTERVAL, VOTER_TIMEOUT
 from deploy.supervisor.storage import Storage
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from guests.image import Image
 
 __all__ = ["Membership", "MembershipBusy", "SlotOperation", "finish"]
 
-PASS_INTERVAL = 0.5
-"""Seconds between two looks at roles and VMs, if no event comes."""
 RETRY_INTERVAL = 2.0
 """Seconds after a failed attempt to bring roles and VMs in line: no event says that it can work."""
 JOIN_POLL = 0.1
 """Seconds between polls of the voter while a replica catches up."""
-JOIN_DEADLINE = 10.0
-"""Seconds that a started guest may be neither restoring nor learning, as of a restored one."""
-JOIN_LIMIT = 300.0
-"""Seconds from the start of a guest to its being caught up; a large state takes long."""
-VOTER_TIMEOUT = 15.0
-"""Seconds to wait for a voter that does not answer: it may be restarting."""
 
 _log = structlog.get_logger(__name__)
 

@@ -88,23 +88,24 @@ class PatchSlots:
         guest = self._node.guests[slot]
         role = self._membership.role(slot)
         runs = guest.state not in (GuestState.ABSENT, GuestState.DEAD)
-        if role != "observer" or not runs or self.image(slot) != image.initrd:
-            await self._membership.change_back(slot)
-            built = Image(
-                kernel=Path(image.kernel),
-                initrd=Path(image.initrd),
-                sha256=image.image,
-                manifest=Path(image.manifest),
-            )
-            try:
-                await self._membership.start(slot, by="clone", share=self._share, image=built)
-                self._repairer.renew(slot)
-                await self._membership.change({slot: "observer"}, "patch")
-                await self._membership.wait_caught_up(slot)
-            except BaseException:
-                await finish(self._membership.roll_back(slot))
-                raise
-        await self._membership.wait_caught_up(slot)
+        if role == "observer" and runs and self.image(slot) == image.initrd:
+            await self._membership.wait_caught_up(slot)
+            return
+        await self._membership.change_back(slot)
+        built = Image(
+            kernel=Path(image.kernel),
+            initrd=Path(image.initrd),
+            sha256=image.image,
+            manifest=Path(image.manifest),
+        )
+        try:
+            await self._membership.start(slot, by="clone", share=self._share, image=built)
+            self._repairer.renew(slot)
+            await self._membership.change({slot: "observer"}, "patch")
+            await self._membership.wait_caught_up(slot)
+        except BaseException:
+            await finish(self._membership.roll_back(slot))
+            raise
 
     async def change(self, roles: Mapping[str, str], *, voters: int, active: int) -> None:
         """Change roles in one step, end the VMs that are retired: see ``Slots.change``."""

@@ -27,12 +27,13 @@ from faultinject.bench.rounds import ratios, run_rounds
 from faultinject.bench.usage import HostShare, resident
 from faultinject.host_facts import Host, describe_host
 from faultinject.load import LatencySummary, pipelined, summarize, window
+from faultinject.node_command import run_trivisor
 from voter.client import Client
-from voter.commands.terminal import CommandError, ExitCode
+from voter.commands.terminal import CommandError
 
 __all__ = [
     "CROWD", "FEW", "DashboardsPlan", "DashboardsReport", "ShownWindow", "hold_dashboards",
-    "run_dashboards", "run_trivisor",
+    "run_dashboards",
 ]  # fmt: skip
 
 FEW = 20
@@ -186,17 +187,3 @@ async def hold_dashboards(link: str, number: int, seen: dict[str, int]) -> Async
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-async def run_trivisor(place: Path, *words: str) -> bytes:
-    """Run a command on the node; return its output.  Raises CommandError with its message."""
-    process = await asyncio.create_subprocess_exec(
-        *python_command("trivisor", *words, "--dir", place), env=python_environment(),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, errors = await process.communicate()
-    gone = words[0] == "down" and process.returncode == ExitCode.NOT_UP  # interrupted before
-    if process.returncode and not gone:
-        problem = errors.decode(errors="replace").strip()
-        raise CommandError(f"trivisor {words[0]}: {problem}", error_code="TV0841")
-    return output

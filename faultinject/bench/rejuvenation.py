@@ -24,10 +24,10 @@ from deploy.commands.control_client import ask
 from deploy.host.install import require_libraries
 from deploy.node.records import Layout
 from faultinject.bench import rig
-from faultinject.bench.dashboards import run_trivisor
 from faultinject.bench.usage import HostShare
 from faultinject.host_facts import Host, describe_host
 from faultinject.load import Arrivals, LatencySummary, percentile, summarize, window
+from faultinject.node_command import run_trivisor
 from faultinject.plotting import FAINT, INK, MEASURED, PLAIN, draw, new_figure, soften
 from voter.client import Client
 

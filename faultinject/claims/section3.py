@@ -12,7 +12,7 @@ __all__ = ["SECTION3"]
 _SIDES: dict[Fitness, bool | None] = {"agrees": True, "departs": False, "undecided": None}
 
 
-def _name(arms: Sequence[ArmResult]) -> str:
+def _list_arms(arms: Sequence[ArmResult]) -> str:
     return "; ".join(
         f"{arm.label}: {arm.event} in {arm.observed.count:,} of {arm.observed.of:,}"
         + (f" (predicted {arm.predicted:.3g})" if arm.predicted is not None else "")
@@ -29,7 +29,7 @@ def _evaluate(results: Results, name: str) -> Evidence:
     text += f" within their margins, {sides.count(False)} depart"
     if found.joint_p is not None:
         text += f" (all together: p = {found.joint_p:.2g})"
-    text += f". {_name(found.arms)}"
+    text += f". {_list_arms(found.arms)}"
     if found.partial:
         text += f" (after {found.done:,} of {found.planned:,} trials)"
     if "exec" in found.accel:

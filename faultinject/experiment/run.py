@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -174,12 +174,12 @@ async def _cancel_at(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> No
 
 
 async def _work(
-    store: RowStore, worker: _Worker, queue: object, done: Callable[[Row], None]
+    store: RowStore, worker: _Worker, queue: Iterator[Trial], done: Callable[[Row], None]
 ) -> None:
     """Run trials of the queue until it is empty."""
     losses = 0
     try:
-        for trial in queue:  # type: ignore[attr-defined]
+        for trial in queue:
             row = None
             for attempt in range(1, ATTEMPTS + 1):
                 began = time.monotonic()

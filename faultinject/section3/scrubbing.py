@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.commands.control_client import ask
-from deploy.host.spawn import python_command, python_environment
 from deploy.machine.qemu import ram_file
 from deploy.node.records import Layout
-from faultinject.experiment.design import Arm, Experiment, ExperimentError, Outcome, Rig, Trial
+from faultinject.experiment.design import Arm, Experiment, Outcome, Rig, Trial
 from faultinject.faults.functions import pages_of_ram
+from faultinject.node_command import run_trivisor
 from faultinject.services import latent
 from voter.client import Client
-from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = ["EXPERIMENT", "GAPS", "PERIOD", "Plan", "draw_plan"]
 
@@ -220,27 +219,13 @@ def _set_switch(ram: Path) -> None:
         os.close(descriptor)
 
 
-async def _trivisor(place: Path, *words: str) -> bytes:
-    """Run a command on the node; return its output.  Raises ExperimentError with its message."""
-    process = await asyncio.create_subprocess_exec(
-        *python_command("trivisor", *words, "--dir", place), env=python_environment(),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, errors = await process.communicate()
-    gone = words[0] == "down" and process.returncode == ExitCode.NOT_UP  # interrupted before
-    if process.returncode and not gone:
-        problem = errors.decode(errors="replace").strip()
-        raise ExperimentError(f"trivisor {words[0]}: {problem}")
-    return output
-
-
 @contextlib.asynccontextmanager
 async def _open(directory: Path, progress: Callable[[str], None]) -> AsyncIterator[Rig]:
     place = directory / "n"
     progress("starting a node")
     try:
         status = json.loads(
-            await _trivisor(
+            await run_trivisor(
                 place, "up", "--json", "--http", "127.0.0.1:0", "--dashboard", "off",
                 "--allow-faults", "--service", latent.__file__,
             )
@@ -256,8 +241,7 @@ async def _open(directory: Path, progress: Callable[[str], None]) -> AsyncIterat
             await client.request("PUT", latent.PROBE, b"right")
             yield _Rig(Layout(place), client, facts)
     finally:
-        with contextlib.suppress(CommandError):
-            await _trivisor(place, "down")
+        await run_trivisor(place, "down")
 
 
 _FAILED = "a wrong reply was released"

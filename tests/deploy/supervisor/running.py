@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.deploy.fake_node import FakeGuest, FakeNode
 from tests.waiting import until
 from voter.client import Client
 
-__all__ = ["Running", "plan"]
+__all__ = ["Running", "plan", "running"]
 
 
 def plan(directory: Path, **settings: Any) -> Layout:
@@ -137,3 +139,14 @@ class Running:
     def events(self, name: str) -> list[dict[str, Any]]:
         """The events of this name so far."""
         return [event for event in self.supervisor.history.after(0) if event["event"] == name]
+
+
+@asynccontextmanager
+async def running(scratch: Path, **settings: Any) -> AsyncIterator[Running]:
+    """Run a node whose guests all vote."""
+    node = Running(plan(scratch, **settings))
+    await node.start_ready()
+    try:
+        yield node
+    finally:
+        await node.stop()

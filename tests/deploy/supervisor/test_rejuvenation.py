@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,10 @@ import pytest
 from deploy.commands.control_client import ask
 from deploy.errors import DeployError
 from deploy.machine.spec import GuestState
-from tests.deploy.supervisor.running import Running, plan
+from tests.deploy.supervisor.running import Running, running
 from tests.errors import logs, raises
 from tests.waiting import until
 from voter.commands.terminal import CommandError
-
-
-@asynccontextmanager
-async def running(scratch: Path, **settings: Any) -> AsyncIterator[Running]:
-    """Run a node whose guests all vote."""
-    node = Running(plan(scratch, **settings))
-    await node.start_ready()
-    try:
-        yield node
-    finally:
-        await node.stop()
 
 
 class Load:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from faultinject.bench.dashboards import (
@@ -13,7 +11,6 @@ from faultinject.bench.dashboards import (
     DashboardsReport,
     ShownWindow,
     hold_dashboards,
-    run_trivisor,
 )
 from faultinject.host_facts import describe_host
 from faultinject.load import LatencySummary
@@ -51,12 +48,6 @@ def test_ratios_are_taken_within_a_round() -> None:
     )  # fmt: skip
     assert round(report.ratio(FEW), 6) == 1.1
     assert report.largest(CROWD) == 77
-
-
-async def test_command_that_fails_ends_the_run_with_its_message(scratch: Path) -> None:
-    with pytest.raises(CommandError, match="no node runs in") as error:
-        await run_trivisor(scratch / "none", "dashboard", "--json")
-    assert error.value.error_code == "TV0841"
 
 
 async def test_dashboards_that_cannot_be_opened_end_the_run() -> None:
