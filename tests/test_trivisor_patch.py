@@ -23,9 +23,19 @@ pytestmark = pytest.mark.vm
 
 
 class Halves(Load):
-    """Asks what the patch changes, all the time, on one connection."""
+    """Asks what the patch changes, on one connection.
+
+    It is so slow that all differences can be kept, however long the commands of a test take.
+    """
 
     method, path = "GET", "/half"
+    pause = 0.03
+
+
+class Totals(Load):
+    """Asks what the patch does not change, all the time, on one connection."""
+
+    method, path = "GET", "/"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +121,8 @@ def test_bad_patch_is_rejected_and_no_client_notices(node: Node, tmp_path: Path)
 def test_fix_is_promoted_under_load(node: Node, tmp_path: Path) -> None:
     fixed = write(tmp_path, "fixed.py", FIXED)
     expected = write(tmp_path, "expected.toml", RULES)
-    with Halves(node.status()["http"]) as load:
+    address = node.status()["http"]
+    with Totals(address) as others, Halves(address) as load:
         started = patch(node, "start", "--service", fixed, "--after", "200")
         assert started["phase"] == "quarantine"
         again = patch(node, "start", "--service", fixed, code=1)
@@ -130,12 +141,13 @@ def test_fix_is_promoted_under_load(node: Node, tmp_path: Path) -> None:
         seconds = time.monotonic() - began
     assert done["phase"] == "done"
     assert load.failed == [], f"after {load.answered} requests"
+    assert others.failed == [], f"after {others.answered} requests"
     assert half(node) == "3.5"
     status = node.status()
     assert status["service"] == fixed
     assert len(status["patch"]["promoted"]) == 3
     wait_until(node.all_vote)
-    print(f"promoted in {seconds:.1f} s, {load.answered} requests, none failed")
+    print(f"promoted in {seconds:.1f} s, {load.answered + others.answered} requests, none failed")
     # A patched guest is repaired with the patch, and a node that starts anew has it.
     guest = status["guests"][0]
     os.kill(guest["pid"], signal.SIGKILL)

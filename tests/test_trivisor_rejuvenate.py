@@ -25,6 +25,7 @@ class Load(threading.Thread):
     """A client with one HTTP connection, which it never opens again."""
 
     method, path = "PUT", "/kv/k"
+    pause = 0.0  # seconds between a reply and the next request
 
     def __init__(self, address: str) -> None:
         super().__init__(daemon=True)
@@ -50,6 +51,8 @@ class Load(threading.Thread):
                     self.failed.append(f"connection lost after {self.answered} requests")
                     return
                 self.answered += 1
+                if self.pause:
+                    self._stop_it.wait(self.pause)
         except (OSError, http.client.HTTPException) as error:
             self.failed.append(repr(error))
         finally:
